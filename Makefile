@@ -1,0 +1,44 @@
+# What a fresh checkout can do. Every target sets itself up; nothing is installed twice.
+BIN := .venv/bin
+
+.PHONY: help quickstart setup system-packages test test-all lint format bench clean
+
+help:
+	@echo "make quickstart  install into .venv, run the quickstart sweep on real data, show the result"
+	@echo "make test        the tests (make test-all: the slow ones too)"
+	@echo "make lint        ruff, mypy and the import contracts (make format: mend the layout)"
+	@echo "make bench       the benchmarks, against their peers; writes benchmarks/results/*.json"
+	@echo "make clean       remove caches and build outputs; .venv and .swathe stay"
+
+quickstart: setup
+	@scripts/quickstart.sh
+
+setup:
+	@scripts/setup
+
+system-packages:
+	@scripts/install-system-packages
+
+test: setup system-packages
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup system-packages
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python benchmarks/pruners.py
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

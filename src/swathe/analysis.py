@@ -1,0 +1,205 @@
+"""What the reading commands show: everything comes from the study (states) and from MLflow (what people compare)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from swathe.errors import BadInputError, bad_value
+from swathe.events import Config, Direction, TrialState, Value
+from swathe.home import Home, SweepCard, describe_driver
+from swathe.records import Records, TrialRun
+from swathe.study import PastTrial, Study
+
+_HIGHER_IS_BETTER = re.compile(r"acc|auc|f1|precision|recall|r2|reward|score|examples_per_second")
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A sweep at a glance; `failures` are reasons with how many trials failed for them, most first."""
+
+    name: str
+    status: str
+    metric: str
+    direction: str
+    trials: int
+    counts: Mapping[TrialState, int]
+    best: tuple[int, float] | None
+    best_params: Mapping[str, Value]
+    failures: Sequence[tuple[str, int]]
+    command: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "status": self.status,
+            "metric": self.metric,
+            "direction": self.direction,
+            "trials": self.trials,
+            "counts": {state.value: count for state, count in self.counts.items()},
+            "best": None if self.best is None else {"trial": self.best[0], "value": self.best[1]},
+            "best_params": dict(self.best_params),
+            "command": self.command,
+            "failures": [{"reason": reason, "trials": count} for reason, count in self.failures],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One trial in a comparison."""
+
+    trial: int
+    run_id: str
+    state: str
+    metrics: Mapping[str, float]
+    params: Mapping[str, Value]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "trial": self.trial,
+            "run_id": self.run_id,
+            "state": self.state,
+            "metrics": dict(self.metrics),
+            "params": dict(self.params),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best trial with everything that training it again takes."""
+
+    sweep: str
+    trial: int
+    metric: str
+    value: float
+    run_id: str
+    config: Config
+    geometry: Mapping[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        origin = {"sweep": self.sweep, "trial": self.trial, "run_id": self.run_id, self.metric: self.value}
+        return {**self.config, "origin": origin, "geometry": dict(self.geometry)}
+
+    def as_yaml(self) -> str:
+        head = (
+            f"# Trial {self.trial} of sweep {self.sweep}: {self.metric} {self.value!r}\n"
+            "# Train it again with: swathe train --from FILE\n"
+        )
+        return head + str(yaml.safe_dump(self.as_dict(), sort_keys=False))
+
+
+def _study(home: Home, name: str) -> tuple[SweepCard, Study]:
+    folder, card = home.existing(name)
+    return card, Study.load(name, folder=folder.path, storage=card.storage)
+
+
+def overview(home: Home, name: str) -> Overview:
+    """Read how a sweep stands."""
+    card, study = _study(home, name)
+    history = study.history()
+    study.close()
+    counts: Counter[TrialState] = Counter(past.state for past in history)
+    failures: Counter[str] = Counter(
+        str(past.attrs.get("reason", "unknown")) for past in history if past.state is TrialState.FAILED
+    )
+    winner = _winner(history, Direction(card.direction))
+    return Overview(
+        name=name,
+        status=_status(home, name, history, card),
+        metric=card.metric,
+        direction=card.direction,
+        trials=card.trials,
+        counts=counts,
+        best=None if winner is None or winner.value is None else (winner.number, winner.value),
+        best_params={} if winner is None else winner.params,
+        failures=failures.most_common(5),
+        command=card.command,
+    )
+
+
+def _winner(history: Sequence[PastTrial], direction: Direction) -> PastTrial | None:
+    sign = 1.0 if direction is Direction.MINIMIZE else -1.0
+    complete = [past for past in history if past.state is TrialState.COMPLETE and past.value is not None]
+    return min(complete, key=lambda past: (sign * (past.value or 0.0), past.number), default=None)
+
+
+def _status(home: Home, name: str, history: Sequence[PastTrial], card: SweepCard) -> str:
+    folder = home.sweep(name)
+    driver = folder.driver()
+    if driver is not None:
+        return f"running, {describe_driver(driver)}"
+    ending = folder.ending()
+    over = sum(past.state.final for past in history)
+    if ending is not None and not ending["interrupted"]:
+        return f"{'failed' if ending['failed'] else 'finished'}: {ending['reason']}"
+    return f"stopped with {over} of {card.trials} trials; go on with: {card.command}"
+
+
+def compare(home: Home, name: str, *, top: int, sort: str | None = None) -> list[Row]:
+    """Return the `top` trials by the sweep's metric, or by the recorded metric `sort`."""
+    card, study = _study(home, name)
+    params = {past.number: past.params for past in study.history()}
+    study.close()
+    runs = Records(card.tracking_uri).trial_runs(card.experiment, name)
+    metric = sort or card.metric
+    known = sorted({key for run in runs for key in run.metrics})
+    if sort is not None and sort not in known:
+        raise bad_value("--sort", sort, ", ".join(known) or "none, since no metric is recorded yet")
+    higher = _HIGHER_IS_BETTER.search(metric) is not None if sort else card.direction == Direction.MAXIMIZE.value
+    sign = -1.0 if higher else 1.0
+
+    def rank(run: TrialRun) -> tuple[bool, bool, float, int]:
+        value = run.metrics.get(metric)
+        missing = value is None or value != value
+        # By the sweep's own metric a complete trial comes before any that was stopped on the way.
+        partial = sort is None and run.state != "complete"
+        return missing, partial, 0.0 if value is None or missing else sign * value, run.number
+
+    return [
+        Row(run.number, run.run_id, run.state, run.metrics, params.get(run.number, {}))
+        for run in sorted(runs, key=rank)[:top]
+    ]
+
+
+def best(home: Home, name: str) -> Best:
+    """Return the best complete trial; raises `BadInputError` when there is none yet."""
+    card, study = _study(home, name)
+    winner = _winner(study.history(), Direction(card.direction))
+    study.close()
+    if winner is None or winner.value is None:
+        raise BadInputError(f"Sweep {name!r} has no complete trial yet, so it has no best one.")
+    run = Records(card.tracking_uri).trial(card.experiment, name, winner.number)
+    return Best(
+        sweep=name,
+        trial=winner.number,
+        metric=card.metric,
+        value=winner.value,
+        run_id=run.run_id,
+        config=json.loads(run.tags["swathe.config"]),
+        geometry=json.loads(run.tags["swathe.geometry"]),
+    )
+
+
+def experiment(home: Home, name: str) -> tuple[str, str]:
+    """Return where the sweep is recorded: MLflow's URI and the experiment's name."""
+    _, card = home.existing(name)
+    return card.tracking_uri, card.experiment
+
+
+def runs_to_reproduce(home: Home, target: str, trials: Sequence[int]) -> tuple[Records, list[TrialRun], str]:
+    """Find the recorded runs that `swathe reproduce TARGET --trial N ...` means, and the sweep's metric."""
+    if _RUN_ID.fullmatch(target) and home.sweep(target).card() is None:
+        records = Records(home.tracking_uri)
+        run = records.run(target)
+        return records, [run], run.tags.get("swathe.metric", "val_loss")
+    _, card = home.existing(target)
+    records = Records(card.tracking_uri)
+    numbers = list(trials) or [best(home, target).trial]
+    return records, [records.trial(card.experiment, target, number) for number in numbers], card.metric

@@ -1,0 +1,60 @@
+"""The code of a registered model: MLflow copies this file beside the weights and runs it where the model is loaded.
+
+champion = mlflow.pyfunc.load_model("models:/NAME@champion")
+champion.predict(inputs)                           # [batch, features], prepared as in training -> [batch, outputs]
+champion.unwrap_python_model().state               # the state dictionary, for a network of your own
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import torch
+
+
+class Champion(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined, unused-ignore]
+    """The best trial's network: `state` are its weights, `config` is the trial's whole config."""
+
+    state: dict[str, Any]
+    config: dict[str, Any]
+
+    def load_context(self, context: Any) -> None:
+        """Read weights and config; needs PyTorch alone."""
+        self.state = torch.load(context.artifacts["weights"], map_location="cpu", weights_only=True)
+        self.config = json.loads(Path(context.artifacts["config"]).read_text())
+
+    # Without types: MLflow would take them for the model's signature, and warn.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Return the outputs `[batch, outputs]` (logits, or targets of a regression) for inputs `[batch, features]`.
+
+        Needs Swathe, which builds the network from the config. Raises `ValueError` for a trial of the user's own
+        function, whose network only the user has: load `state` into it.
+        """
+        if self.config.get("trainable"):
+            raise ValueError(f"{self.config['trainable']} made this model: load its `state` into the network there.")
+        inputs = torch.as_tensor(np.asarray(model_input, dtype=np.float32))
+        with torch.inference_mode():
+            return np.asarray(self.network(inputs.shape[1])(inputs))
+
+    def network(self, features: int) -> torch.nn.Module:
+        """Build the network for inputs `[batch, features]` with the trained weights, ready for inference."""
+        from swathe.training.models import build
+        from swathe.training.recipe import CNN, recipe_from_config
+
+        model, image_shape = recipe_from_config(self.config).model, None
+        if isinstance(model, CNN):
+            channels = next(weight.shape[1] for weight in self.state.values() if weight.dim() == 4)
+            side = math.isqrt(features // channels)
+            image_shape = channels, side, side
+        outputs = self.state["output.weight"].shape[0]
+        network = build(model, features, outputs, image_shape, 0.0, torch.Generator())
+        network.load_state_dict(self.state)
+        return network.eval()
+
+
+mlflow.models.set_model(Champion())  # type: ignore[attr-defined, unused-ignore]

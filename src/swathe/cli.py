@@ -1,0 +1,426 @@
+"""The commands: each parses, calls and prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from swathe.errors import BadInputError, SwatheError
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_DIFFERENT = 3
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Swathe: launch sweeps of PyTorch training, compare them in MLflow, reproduce the best.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Hydra overrides, such as optim=adam or 'optim.lr=tag(log,interval(1e-5,1))'."),
+]
+SweepName = Annotated[str, typer.Argument(help="The name of a sweep that was launched here.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def _print_json(value: object) -> None:
+    # JSON has no NaN: null, as in Plotly and pandas.
+    typer.echo(json.dumps(_finite(value), indent=2, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if abs(value) < float("inf") else None
+        case dict():
+            return {str(key): _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case _:
+            return value
+
+
+@app.command()
+def launch(
+    sweep: Annotated[str, typer.Argument(help="A name in sweeps/ or the path of a YAML file.")],
+    overrides: Overrides = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a sweep, or go on with one that was stopped.
+
+    Examples:
+
+      swathe launch quickstart
+
+      swathe launch optimizers sweep.trials=60 pruner=median
+
+      swathe launch sweeps/mine.yaml 'optim.lr=tag(log,interval(1e-4,1))'
+    """
+    from swathe import runtime
+    from swathe.home import open_home
+    from swathe.preflight import check
+    from swathe.view import open_view
+
+    plan = _plan(sweep, overrides)
+    console = _console()
+    home = open_home(create=True)
+    check(plan, home.data)
+    with open_view(console, quiet=quiet or as_json) as view:
+        outcome = runtime.run(plan, home, view)
+    _print_outcome(console, plan.card.name, outcome, as_json=as_json)
+    if outcome.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if outcome.failed:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _plan(sweep: str, overrides: Sequence[str] | None) -> Any:
+    from swathe import runtime
+    from swathe.config import compose_sweep
+    from swathe.home import open_home
+    from swathe.space import Space
+
+    composed = compose_sweep(sweep, tuple(overrides or ()))
+    command = shlex.join(["swathe", "launch", sweep, *(overrides or ())])
+    return runtime.prepare(composed, Space.parse(composed), open_home(), command)
+
+
+def _print_outcome(console: Console, name: str, outcome: Any, *, as_json: bool) -> None:
+    from swathe import analysis, tables
+    from swathe.home import open_home
+
+    home = open_home()
+    overview = analysis.overview(home, name)
+    if as_json:
+        facts = {"reason": outcome.reason, "failed": outcome.failed, "interrupted": outcome.interrupted}
+        _print_json({**facts, "seconds": outcome.seconds, **overview.as_dict()})
+        return
+    console.print(f"Sweep {name}: {outcome.reason}, after {outcome.seconds:.1f} s.")
+    if overview.best is not None:
+        rows = analysis.compare(home, name, top=8)
+        console.print(tables.comparison(rows, overview.metric, title=f"The best trials of {name}"))
+        console.print(tables.best_lines(overview))
+    again = overview.command if outcome.interrupted else None
+    console.print(tables.next_lines(name, again, best=overview.best is not None))
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    from_file: Annotated[
+        Path | None, typer.Option("--from", help="A config file, such as `swathe best --out` writes.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train one run, without a search, and record it in MLflow.
+
+    Examples:
+
+      swathe train data=digits optim=adamw optim.lr=0.003 epochs=10
+
+      swathe train --from best.yaml
+    """
+    from swathe import standalone, tables
+    from swathe.home import open_home
+
+    home = open_home(create=True)
+    config, geometry = standalone.load(from_file, tuple(overrides or ()))
+    console = _console()
+    show: Callable[[Any], None] = lambda report: None  # noqa: E731
+    if not as_json:
+        show = lambda report: console.print(tables.report_line(report))  # noqa: E731
+    run, run_id = standalone.train(config, geometry, home, show)
+    if as_json:
+        _print_json({"run_id": run_id, "reports": [{"step": r.step, **r.metrics} for r in run.reports]})
+    else:
+        console.print(f"Recorded as run {run_id} in MLflow; see it with: swathe ui")
+
+
+@app.command("list")
+def list_sweeps(as_json: AsJson = False) -> None:
+    """List the sweeps of this working folder.
+
+    Example:
+
+      swathe list
+    """
+    from swathe import analysis, tables
+    from swathe.home import open_home
+
+    home = open_home()
+    overviews = [analysis.overview(home, folder.name) for folder in home.sweeps()]
+    if as_json:
+        _print_json([overview.as_dict() for overview in overviews])
+    elif overviews:
+        _console().print(tables.sweeps(overviews))
+    else:
+        _console().print("No sweep was launched here yet. Begin with: swathe launch quickstart")
+
+
+@app.command()
+def status(
+    sweep: Annotated[str | None, typer.Argument(help="A sweep; without it, all of them.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until the sweep ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a sweep is, its best trial, and why trials failed.
+
+    Examples:
+
+      swathe status optimizers
+
+      swathe status optimizers --watch
+    """
+    from swathe import analysis, tables
+    from swathe.home import open_home
+
+    if sweep is None:
+        list_sweeps(as_json)
+        return
+    home = open_home()
+    if watch:
+        tables.watch(_console(), lambda: analysis.overview(home, sweep))
+    overview = analysis.overview(home, sweep)
+    if as_json:
+        _print_json(overview.as_dict())
+    else:
+        _console().print(tables.overview(overview))
+
+
+@app.command()
+def stop(sweep: SweepName) -> None:
+    """Ask a running sweep to stop; `swathe launch` goes on with it later.
+
+    Example:
+
+      swathe stop optimizers
+    """
+    from swathe.home import describe_driver, open_home
+
+    folder, _ = open_home().existing(sweep)
+    driver = folder.driver()
+    if driver is None:
+        raise BadInputError(f"Sweep {sweep!r} is not running, so there is nothing to stop.")
+    folder.stop_file.touch()
+    typer.echo(f"Asked sweep {sweep!r} to stop; it is run {describe_driver(driver)}.")
+
+
+@app.command()
+def compare(
+    sweep: SweepName,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many trials to show.")] = 10,
+    sort: Annotated[
+        str | None, typer.Option("--sort", help="A recorded metric; accuracies sort downwards, losses upwards.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the best trials of a sweep side by side, from MLflow's record.
+
+    Examples:
+
+      swathe compare optimizers --top 20
+
+      swathe compare optimizers --sort val_accuracy
+    """
+    from swathe import analysis, tables
+    from swathe.home import open_home
+
+    home = open_home()
+    rows = analysis.compare(home, sweep, top=top, sort=sort)
+    if as_json:
+        _print_json([row.as_dict() for row in rows])
+        return
+    metric = sort or analysis.overview(home, sweep).metric
+    _console().print(tables.comparison(rows, metric, title=f"Sweep {sweep}, by {metric}"))
+
+
+@app.command()
+def best(
+    sweep: SweepName,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the best trial's config to this file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the best trial's config, or write it to a file for `swathe train --from`.
+
+    Examples:
+
+      swathe best optimizers
+
+      swathe best optimizers --out best.yaml
+    """
+    from swathe import analysis
+    from swathe.home import open_home
+
+    found = analysis.best(open_home(), sweep)
+    text = found.as_yaml()
+    if out is not None:
+        try:
+            out.write_text(text)
+        except OSError as error:
+            raise BadInputError(
+                f"--out: {str(out)!r} cannot be written ({error.strerror}); allowed: a file in an existing folder."
+            ) from error
+        typer.echo(f"Wrote trial {found.trial} ({found.metric} {found.value:.6g}) to {out}.")
+        typer.echo(f"Train it with: swathe train --from {out}")
+    elif as_json:
+        _print_json(found.as_dict())
+    else:
+        typer.echo(text, nl=False)
+
+
+@app.command()
+def reproduce(
+    target: Annotated[str, typer.Argument(metavar="SWEEP|RUN_ID", help="A sweep (its best trial) or an MLflow run.")],
+    trial: Annotated[
+        list[int] | None, typer.Option("--trial", help="This trial instead of the best; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a recorded trial again and compare every reported number.
+
+    Exit code 0: identical bits; 3: different, with what differs.
+
+    Examples:
+
+      swathe reproduce optimizers
+
+      swathe reproduce optimizers --trial 3 --trial 17
+    """
+    from swathe import analysis, tables
+    from swathe.home import open_home
+    from swathe.reproduce import reproduce as again
+
+    home = open_home()
+    records, runs, metric = analysis.runs_to_reproduce(home, target, trial or [])
+    results = []
+    for run in runs:
+        if not as_json:
+            typer.echo(f"Training trial {run.number} again (run {run.run_id}) ...")
+        results.append(again(records, run, home, metric=metric))
+        if not as_json:
+            _console().print(tables.reproduction(results[-1]))
+    if as_json:
+        _print_json([tables.reproduction_dict(result) for result in results])
+    elif len(results) > 1:
+        same = sum(result.identical for result in results)
+        typer.echo(f"{same} of {len(results)} trials identical.")
+    if not all(result.identical for result in results):
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+@app.command()
+def config(
+    sweep: Annotated[str, typer.Argument(help="A name in sweeps/ or the path of a YAML file.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a sweep's composed config and its space; only checks, starts nothing.
+
+    Example:
+
+      swathe config optimizers optim.lr=0.01
+    """
+    import yaml
+
+    from swathe import tables
+    from swathe.preflight import check_options
+
+    plan = _plan(sweep, overrides)
+    check_options(plan)
+    if as_json:
+        _print_json({"config": dict(plan.composed.values), "space": tables.space_dict(plan.space)})
+        return
+    typer.echo(yaml.safe_dump(dict(plan.composed.values), sort_keys=False), nl=False)
+    _console().print(tables.space(plan.space))
+
+
+@app.command()
+def ui(
+    sweep: Annotated[str | None, typer.Argument(help="Open at this sweep's experiment.")] = None,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to serve on.")] = 5000,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a web browser.")] = True,
+) -> None:
+    """Serve the MLflow UI on this machine and open it.
+
+    Examples:
+
+      swathe ui optimizers
+
+      swathe ui --port 5001 --no-browser
+    """
+    from swathe import analysis
+    from swathe.home import open_home
+    from swathe.ui import serve
+
+    home = open_home()
+    uri, experiment = home.tracking_uri, None
+    if sweep is not None:
+        uri, experiment = analysis.experiment(home, sweep)
+    raise typer.Exit(serve(uri, home, experiment, port, browser=browser))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine has: versions, devices, compiler, data.
+
+    Example:
+
+      swathe doctor
+    """
+    from swathe import tables
+    from swathe.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json(findings)
+    else:
+        _console().print(tables.facts(findings))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code: see the table of exit codes in the README."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Run the command line and return its exit code; what goes wrong is said on stderr in one sentence."""
+    try:
+        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except typer.TyperException as error:
+        typer.echo(f"swathe: {str(error).rstrip('.')}. See: swathe --help", err=True)
+        return EXIT_BAD_INPUT
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo("Interrupted.", err=True)
+        return EXIT_INTERRUPTED
+    except BadInputError as error:
+        typer.echo(f"swathe: {error}", err=True)
+        return EXIT_BAD_INPUT
+    except SwatheError as error:
+        typer.echo(f"swathe: {error}", err=True)
+        return EXIT_FAILED
+    except BrokenPipeError:
+        # The reader of our output went away (`swathe compare x | head`): nothing to say, and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+"""Where workers live: a warm pool of Ray actors, or this very process (`cluster=inline`)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from swathe.errors import BadInputError, SwatheError, bad_value
+from swathe.events import WorkerLost, WorkerReady
+from swathe.worker import (
+    Emitted,
+    InlineChannel,
+    Message,
+    ThreadChannel,
+    WorkerSetup,
+    geometry,
+    prepare,
+    run_job,
+    run_solo,
+)
+
+PoolEvent = Emitted | WorkerReady | WorkerLost
+
+# Workers of a solo engine train one trial at a time.
+SOLO_SLOTS = 1
+# So many workers in a row that die before they are ready mean that the set-up is broken.
+MAX_FAILED_STARTS = 3
+# How long a Ray cluster may take to accept a connection (seconds).
+CONNECT_SECONDS = 5.0
+
+
+class Pool(Protocol):
+    """The interface between the runtime and the places where trials run."""
+
+    geometry: dict[str, dict[str, str]]
+
+    def start(self) -> None:
+        """Start the workers; each answers with `WorkerReady` when it can train."""
+
+    def send(self, worker: str, messages: Sequence[Message]) -> None:
+        """Queue messages for a worker until `flush`."""
+
+    def flush(self) -> None:
+        """Let everything that was queued go."""
+
+    def poll(self, timeout: float) -> list[PoolEvent]:
+        """Return what happened, waiting up to `timeout` seconds for the first of it."""
+
+    def close(self) -> None:
+        """End the workers and what they run."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPlan:
+    """How to start: as the `cluster` group of the config says it."""
+
+    address: str | None = None
+    workers: int | None = None
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float | None = None
+    threads_per_worker: int | None = None
+    device: str = "auto"
+
+
+def check_address(address: str | None) -> None:
+    """Refuse an address at which nothing listens, before anything is started; raises `BadInputError`."""
+    if address is None or address in ("auto", "local"):
+        return
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    allowed = "auto, or the address of a running Ray cluster such as 10.0.0.1:6379 or ray://10.0.0.1:10001"
+    if not colon or not port.isdecimal():
+        raise bad_value("cluster.address", address, allowed)
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise bad_value("cluster.address", address, f"{allowed} ({error})") from error
+
+
+class _Host:
+    """The Ray actor: one thread trains, the others talk with the driver."""
+
+    def __init__(self, name: str, setup: WorkerSetup) -> None:
+        self._name = name
+        self._setup = setup
+        self._channel = ThreadChannel(name)
+
+    def begin(self) -> dict[str, str]:
+        import threading
+
+        prepare(self._setup)
+        facts = geometry(self._setup)
+        threading.Thread(target=self._train, daemon=True, name="trials").start()
+        return facts
+
+    def _train(self) -> None:
+        import torch
+
+        # The number of threads is a setting of each thread that calls into OpenMP.
+        torch.set_num_threads(self._setup.threads)
+        run_solo(self._setup, self._channel, self._name)
+
+    def exchange(self, messages: tuple[Message, ...]) -> list[Emitted]:
+        self._channel.put(messages)
+        return self._channel.drain()
+
+    def put(self, messages: tuple[Message, ...]) -> None:
+        self._channel.put(messages)
+
+
+@dataclass(slots=True)
+class _Member:
+    actor: Any
+    outgoing: list[Message] = field(default_factory=list)
+    ready: bool = False
+    pending: bool = True
+
+
+class RayPool:
+    """Actors that stay alive over trials; a lost one is replaced.
+
+    An `exchange` call is always under way for each worker: it carries messages there and events back, so that a
+    decision costs one round trip.
+    """
+
+    def __init__(self, plan: ClusterPlan, setup: WorkerSetup) -> None:
+        self._plan = plan
+        self._setup = setup
+        self._members: dict[str, _Member] = {}
+        self._done: queue.SimpleQueue[tuple[str, str, Any]] = queue.SimpleQueue()
+        self._started = 0
+        self._failed_starts = 0
+        self._gpus = 0.0
+        self.geometry: dict[str, dict[str, str]] = {}
+
+    def start(self) -> None:
+        import ray
+
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            ray.init(
+                address=self._plan.address,
+                include_dashboard=None if self._plan.address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                ignore_reinit_error=True,
+                namespace="swathe",
+            )
+        except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+            if self._plan.address is None:
+                raise SwatheError(f"Ray does not start on this machine: {str(error).splitlines()[0]}") from error
+            allowed = "the address of a running Ray cluster of this very version"
+            raise bad_value("cluster.address", self._plan.address, allowed) from error
+        self._spread(ray.cluster_resources())
+        for _ in range(self._workers):
+            self._spawn()
+
+    def _spread(self, resources: dict[str, float]) -> None:
+        """Say how many workers there are and what each one gets of the cluster's resources."""
+        plan = self._plan
+        cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
+        if plan.device == "cuda" and not gpus:
+            raise bad_value("device", plan.device, "cpu or auto, since Ray finds no GPU here")
+        use_gpus = gpus > 0 and plan.device != "cpu"
+        share = plan.gpus_per_worker if plan.gpus_per_worker is not None else 1.0
+        self._gpus = share if use_gpus else 0.0
+        fitting = int(gpus / self._gpus) if self._gpus else int(cpus / plan.cpus_per_worker)
+        if fitting < 1:
+            raise BadInputError(
+                f"cluster: a worker of {plan.cpus_per_worker:g} CPUs and {self._gpus:g} GPUs does not fit; "
+                f"allowed: at most {cpus:g} CPUs and {gpus:g} GPUs."
+            )
+        self._workers = plan.workers or fitting
+        threads = plan.threads_per_worker or max(1, int(plan.cpus_per_worker))
+        self._setup = replace(self._setup, device="cuda" if self._gpus else "cpu", threads=threads)
+
+    def _spawn(self) -> None:
+        import ray
+
+        name = f"worker-{self._started}"
+        self._started += 1
+        options = {
+            "num_cpus": self._plan.cpus_per_worker,
+            "num_gpus": self._gpus,
+            "max_concurrency": 2,
+            "max_restarts": 0,
+        }
+        host: Any = ray.remote(_Host)
+        actor = host.options(**options).remote(name, self._setup)
+        self._members[name] = _Member(actor)
+        self._watch(name, "begin", actor.begin.remote())
+
+    def _watch(self, name: str, what: str, reference: Any) -> None:
+        # A callback instead of ray.wait: its cost does not grow with the number of workers.
+        future = reference.future()
+        future.add_done_callback(lambda done: self._done.put((name, what, done)))
+
+    def send(self, worker: str, messages: Sequence[Message]) -> None:
+        member = self._members.get(worker)
+        if member is not None:
+            member.outgoing += messages
+
+    def flush(self) -> None:
+        for name, member in self._members.items():
+            if not member.ready or (member.pending and not member.outgoing):
+                continue
+            messages, member.outgoing = tuple(member.outgoing), []
+            if member.pending:
+                member.actor.put.remote(messages)
+            else:
+                member.pending = True
+                self._watch(name, "exchange", member.actor.exchange.remote(messages))
+
+    def poll(self, timeout: float) -> list[PoolEvent]:
+        events: list[PoolEvent] = []
+        try:
+            events += self._take(*self._done.get(timeout=timeout))
+            while True:
+                events += self._take(*self._done.get_nowait())
+        except queue.Empty:
+            return events
+
+    def _take(self, name: str, what: str, done: Any) -> list[PoolEvent]:
+        member = self._members.get(name)
+        if member is None:
+            return []
+        error = done.exception()
+        if error is not None:
+            return self._lost(name, member, error)
+        member.pending = False
+        if what == "exchange":
+            return list(done.result())
+        member.ready = True
+        self._failed_starts = 0
+        self.geometry[name] = done.result()
+        return [WorkerReady(name, SOLO_SLOTS)]
+
+    def _lost(self, name: str, member: _Member, error: BaseException) -> list[PoolEvent]:
+        import ray
+
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        del self._members[name]
+        ray.kill(member.actor)
+        if not member.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                raise SwatheError(f"The workers die before they are ready: {reason}") from error
+        self._spawn()
+        return [WorkerLost(name, reason)] if member.ready else []
+
+    def close(self) -> None:
+        import ray
+
+        for member in self._members.values():
+            ray.kill(member.actor)
+        self._members.clear()
+        ray.shutdown()
+
+
+class InlinePool:
+    """One worker in this process and thread: `pdb` and `print` work in a trial as in any function."""
+
+    def __init__(self, plan: ClusterPlan, setup: WorkerSetup, deliver: Callable[[list[PoolEvent]], None]) -> None:
+        self._setup = replace(setup, threads=plan.threads_per_worker or 1, device=_inline_device(plan))
+        self._channel = InlineChannel("inline", lambda events: deliver(list(events)))
+        self._ready = False
+        self.geometry: dict[str, dict[str, str]] = {}
+
+    def start(self) -> None:
+        prepare(self._setup)
+        self.geometry["inline"] = geometry(self._setup)
+
+    def send(self, worker: str, messages: Sequence[Message]) -> None:
+        self._channel.put(tuple(messages))
+
+    def flush(self) -> None:
+        """Nothing is queued inline."""
+
+    def poll(self, timeout: float) -> list[PoolEvent]:
+        if not self._ready:
+            self._ready = True
+            return [WorkerReady("inline", SOLO_SLOTS)]
+        job = self._channel.next_job()
+        if job is not None:
+            run_job(self._setup, self._channel, "inline", job)
+        return []
+
+    def close(self) -> None:
+        """Nothing lives on."""
+
+
+def _inline_device(plan: ClusterPlan) -> str:
+    import torch
+
+    available = torch.cuda.is_available()
+    if plan.device == "cuda" and not available:
+        raise bad_value("device", plan.device, "cpu or auto, since torch finds no GPU here")
+    return "cuda" if available and plan.device != "cpu" else "cpu"

@@ -1,0 +1,229 @@
+"""The words that the controller, the runtime, the workers and the recorder speak.
+
+Plain immutable data: it pickles cheaply, travels over Ray and drives the simulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+Value = bool | int | float | str | None
+
+
+class Direction(Enum):
+    """Which way the objective is better."""
+
+    MINIMIZE = "minimize"
+    MAXIMIZE = "maximize"
+
+
+class TrialState(Enum):
+    """Where a trial stands; the last three are final."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+    @property
+    def final(self) -> bool:
+        """Whether a trial in this state has been told and stays so."""
+        return self in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One point of the space, as the sampler drew it: a trial number and its parameters."""
+
+    trial: int
+    params: Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The metrics of one trial at one step.
+
+    `seconds` is the device time (seconds) spent since the trial's previous report; `time` is the unix time
+    (seconds) at which the worker made the report.
+    """
+
+    trial: int
+    step: int
+    metrics: Mapping[str, float]
+    seconds: float = 0.0
+    time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A trial given to a worker.
+
+    `decide_from`: the first step whose report must wait for the controller's decision (None: none ever).
+    `attempt` counts from 0 and grows when a lost worker's trial is run again.
+    """
+
+    trial: int
+    params: Mapping[str, Value]
+    attempt: int = 0
+    decide_from: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The controller's answer to the report of `trial` at `step`: stop, or go on until `decide_from`."""
+
+    trial: int
+    step: int
+    stop: bool
+    decide_from: int | None = None
+
+
+# Events: what happened.
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """A worker can take up to `slots` trials at once."""
+
+    worker: str
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """A worker died, with every trial on it."""
+
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """Reports of one worker, a whole block's at once, in the order in which they were made."""
+
+    worker: str
+    reports: tuple[Report, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A trial ended by itself, or stopped because it was told to."""
+
+    worker: str
+    trial: int
+    attempt: int = 0
+    model: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A trial raised: `reason` is one line, `traceback` the whole text."""
+
+    worker: str
+    trial: int
+    reason: str
+    traceback: str = ""
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """The answer to `Ask`; `exhausted` when the space has no further point."""
+
+    proposals: tuple[Proposal, ...]
+    exhausted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """The user asked to stop: gently (running trials go back to the queue at their next report) or at once."""
+
+    at_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Wall time (seconds) since the sweep began; the controller has no clock of its own."""
+
+    elapsed: float
+
+
+Event = WorkerReady | WorkerLost | Reported | Finished | Failed | Proposed | StopAsked | Tick
+
+
+# Commands: what the runtime must now do.
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Draw `count` points from the sampler and answer with `Proposed`."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Give trials to a worker."""
+
+    worker: str
+    assignments: tuple[Assignment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """Send decisions to a worker."""
+
+    worker: str
+    decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Reports that count: write them to the study and to the record."""
+
+    reports: tuple[Report, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """A trial is over: its final state, its objective and, if it did not complete, why."""
+
+    trial: int
+    state: TrialState
+    value: float | None
+    step: int | None
+    reason: str = ""
+    traceback: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspend:
+    """This trial was taken off its worker because the sweep stops; it is not told and runs again on resume."""
+
+    trial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """This trial is the best so far: keep its model."""
+
+    trial: int
+    model: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing is left to do; `reason` says why the sweep ended and `failed` whether it must count as failed."""
+
+    reason: str
+    failed: bool = False
+    interrupted: bool = False
+
+
+Command = Ask | Assign | Decide | Record | Tell | Suspend | Keep | Done
+
+Config = dict[str, Any]

@@ -1,0 +1,208 @@
+"""The working folder's `.swathe/`: where each thing lives, who drives a sweep, and how to ask it to stop."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from swathe.errors import BadInputError, bad_value
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class SweepCard:
+    """What identifies a sweep on disk; its trials are in the study and in MLflow, not here."""
+
+    name: str
+    identity: str
+    storage: str | None
+    tracking_uri: str
+    experiment: str
+    metric: str
+    direction: str
+    trials: int
+    command: str
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class SweepFolder:
+    """`.swathe/sweeps/NAME/`."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def card_file(self) -> Path:
+        return self.path / "sweep.json"
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "sweep.log"
+
+    @property
+    def stop_file(self) -> Path:
+        return self.path / "stop-requested"
+
+    @property
+    def best_model(self) -> Path:
+        return self.path / "checkpoints" / "best.pt"
+
+    def card(self) -> SweepCard | None:
+        """Read the sweep's card; None when no sweep of this name was launched here."""
+        try:
+            values = json.loads(self.card_file.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise BadInputError(f"{self.card_file} cannot be read: {error}.") from error
+        return SweepCard(**values)
+
+    def write_card(self, card: SweepCard) -> None:
+        write_aside(self.card_file, json.dumps(asdict(card), indent=2).encode(), mode=0o600)
+
+    def ending(self) -> Mapping[str, Any] | None:
+        """Return how the last session ended: {"reason", "failed", "interrupted"}; None while none has."""
+        try:
+            ending: Mapping[str, Any] = json.loads((self.path / "ending.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return ending
+
+    def write_ending(self, ending: Mapping[str, Any]) -> None:
+        write_aside(self.path / "ending.json", json.dumps(dict(ending)).encode())
+
+    def driver(self) -> Mapping[str, Any] | None:
+        """Return who drives the sweep now ({"pid", "host", "since"}), or None."""
+        lock = self.path / "driver.lock"
+        try:
+            with lock.open() as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    text = file.read()
+                    driver: Mapping[str, Any] = json.loads(text) if text else {}
+                    return driver
+        except FileNotFoundError:
+            return None
+        return None
+
+    @contextmanager
+    def drive(self) -> Iterator[None]:
+        """Hold the sweep's lock; the system frees it when the process dies, however it dies."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "driver.lock").open("a+") as file:
+            self._lock(file)
+            file.truncate(0)
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+            file.flush()
+            self.stop_file.unlink(missing_ok=True)
+            yield
+            file.truncate(0)
+
+    def _lock(self, file: IO[str]) -> None:
+        for _ in range(20):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                driver = self.driver()
+                if driver:
+                    raise BadInputError(f"Sweep {self.name!r} is being run {describe_driver(driver)}.") from None
+                # A reader that asks for the driver holds the lock for an instant.
+                time.sleep(0.05)
+        raise BadInputError(f"Sweep {self.name!r} is being run {describe_driver(None)}.")
+
+
+def describe_driver(driver: Mapping[str, Any] | None) -> str:
+    """Say in words who drives a sweep."""
+    if not driver:
+        return "by another process"
+    return f"by process {driver['pid']} on {driver['host']} since {driver['since']}"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder under which everything of a working folder lives."""
+
+    path: Path
+
+    @property
+    def tracking_uri(self) -> str:
+        return f"sqlite:///{self.path / 'mlflow.db'}"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.path / "artifacts"
+
+    def sweep(self, name: str) -> SweepFolder:
+        """Return the folder of a sweep, which need not exist; raises for a name that is no plain file name."""
+        if not _NAME.fullmatch(name):
+            raise bad_value("sweep.name", name, "letters, digits, '.', '_' and '-', at most 100")
+        return SweepFolder(self.path / "sweeps" / name)
+
+    def existing(self, name: str) -> tuple[SweepFolder, SweepCard]:
+        """Return a sweep that was launched here; raises `BadInputError` naming those there are."""
+        folder = self.sweep(name)
+        card = folder.card()
+        if card is None:
+            known = ", ".join(sweep.name for sweep in self.sweeps()) or "none yet"
+            raise BadInputError(f"There is no sweep {name!r} in {self.path}; there are: {known}.")
+        return folder, card
+
+    def sweeps(self) -> list[SweepFolder]:
+        """Return the sweeps launched here, by name."""
+        root = self.path / "sweeps"
+        if not root.is_dir():
+            return []
+        return [SweepFolder(path) for path in sorted(root.iterdir()) if (path / "sweep.json").exists()]
+
+
+def open_home(*, create: bool = False) -> Home:
+    """Return `SWATHE_HOME`, or `.swathe` of the working folder; with `create`, make sure that it can be written."""
+    path = Path(os.environ.get("SWATHE_HOME") or ".swathe").expanduser().absolute()
+    if create:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            probe = path / f".write-{os.getpid()}"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise BadInputError(
+                f"SWATHE_HOME: {str(path)!r} cannot be written ({error.strerror}); allowed: a folder that can be."
+            ) from error
+    return Home(path)
+
+
+def write_aside(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write a file so that a reader, or a crash, never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)

@@ -1,0 +1,229 @@
+"""Single runs in MLflow: read for comparing and reproducing, written by `swathe train` and `swathe reproduce`."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from swathe.errors import BadInputError, SwatheError
+from swathe.events import Report
+from swathe.tracking import shown, with_driver
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRun:
+    """A run as MLflow has it: its last metrics, tags and parameters.
+
+    `number`: the trial's, 0 for a run that is none. `state`: complete, pruned, failed, interrupted or running; the tag
+    `swathe.state` says more (the step, the reason).
+    """
+
+    number: int
+    run_id: str
+    state: str
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    experiment_id: str = ""
+
+
+class Records:
+    """MLflow at one URI; its first use imports MLflow, which takes seconds."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._connected: Any = None
+
+    def experiment_id(self, name: str) -> str:
+        """Return the id of an experiment; raises `BadInputError` when there is none of this name."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self._client().get_experiment_by_name(name)
+        except MlflowException as error:
+            raise self._away(error) from error
+        if found is None:
+            raise BadInputError(f"Nothing is recorded yet: MLflow at {shown(self._uri)} has no experiment {name!r}.")
+        return str(found.experiment_id)
+
+    def trial_runs(self, experiment: str, sweep: str) -> list[TrialRun]:
+        """Return the runs of a sweep's trials, by trial number."""
+        found = self._find(experiment, sweep, "")
+        return sorted(found, key=lambda run: run.number)
+
+    def trial(self, experiment: str, sweep: str, number: int) -> TrialRun:
+        """Return one trial's run; raises `BadInputError` when there is none."""
+        found = self._find(experiment, sweep, f" and tags.`swathe.trial` = '{number}'")
+        if not found:
+            raise BadInputError(f"Sweep {sweep!r} has no trial {number} in MLflow at {shown(self._uri)}.")
+        return found[0]
+
+    def run(self, run_id: str) -> TrialRun:
+        """Return a run by its id; raises `BadInputError` when there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _trial_run(self._client().get_run(run_id))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                raise BadInputError(f"MLflow at {shown(self._uri)} has no run {run_id!r}.") from error
+            raise self._away(error) from error
+
+    def history(self, run_id: str) -> dict[tuple[str, int], float]:
+        """Return every number of a run by (metric, step), in the bits in which it was reported.
+
+        MLflow keeps an infinity as the largest float64; it is read as the infinity that it was.
+        """
+        from mlflow.exceptions import MlflowException
+
+        client = self._client()
+        try:
+            keys = client.get_run(run_id).data.metrics
+            return {(key, m.step): _number(m.value) for key in keys for m in client.get_metric_history(run_id, key)}
+        except MlflowException as error:
+            raise self._away(error) from error
+
+    def log_run(
+        self,
+        experiment: str,
+        name: str,
+        reports: Sequence[Report],
+        tags: Mapping[str, str],
+        *,
+        artifacts: Path,
+        params: Mapping[str, object],
+    ) -> str:
+        """Record a run that is over, and return its id; `artifacts` is where a database's artifacts go."""
+        tags = {"swathe.kind": "run", "swathe.state": "complete", **tags}
+        return self._log(experiment, name, reports, tags, artifacts, params)
+
+    def log_reproduction(
+        self, run: TrialRun, reports: Sequence[Report], tags: Mapping[str, str], *, identical: bool
+    ) -> str:
+        """Record the second training of `run` beside it, each linked with the other; return the new run's id."""
+        client = self._client()
+        verdict = "identical" if identical else "different"
+        kept = ("swathe.sweep", "swathe.trial", "swathe.metric", "swathe.config", "swathe.state", "mlflow.parentRunId")
+        tags = {
+            **{key: run.tags[key] for key in kept if key in run.tags},
+            **tags,
+            "swathe.kind": "reproduction",
+            "swathe.reproduces": run.run_id,
+            "swathe.reproduced": verdict,
+        }
+        experiment = client.get_experiment(run.experiment_id)
+        name = f"reproduction of {run.tags.get('mlflow.runName', run.run_id)}"[:250]
+        root = Path(experiment.artifact_location).parent
+        run_id = self._log(experiment.name, name, reports, tags, root, run.params)
+        client.set_tag(run.run_id, "swathe.reproduced_by", run_id)
+        client.set_tag(run.run_id, "swathe.reproduced", verdict)
+        return run_id
+
+    def _log(
+        self,
+        experiment: str,
+        name: str,
+        reports: Sequence[Report],
+        tags: Mapping[str, str],
+        artifacts: Path,
+        params: Mapping[str, object],
+    ) -> str:
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        from swathe import mlflow_runs
+        from swathe.mlflow_runs import Metric, RunChange, clean_name, split_tags
+
+        ends = reports[-1].time if reports else time.time()
+        change = RunChange(name, _ms(reports[0].time - reports[0].seconds if reports else ends), status="FINISHED")
+        change.end = _ms(ends)
+        change.tags = split_tags({**mlflow_runs.source_tags(), **tags})
+        change.params = {clean_name(key): str(value)[: mlflow_runs.PARAM_LENGTH] for key, value in params.items()}
+        change.metrics = [
+            Metric(clean_name(key), float(value), _ms(report.time), report.step)
+            for report in reports
+            for key, value in report.metrics.items()
+        ]
+        if "swathe.dataset" in tags and "swathe.dataset_digest" in tags:
+            digest = tags["swathe.dataset_digest"][: mlflow_runs.DIGEST_LENGTH]
+            change.dataset = tags["swathe.dataset"][:500], digest
+        try:
+            refused = mlflow_runs.open_runs(self._uri, experiment, artifacts).write([change])
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            raise self._away(error) from error
+        if refused:
+            raise SwatheError(f"MLflow at {shown(self._uri)} refuses the run: {refused[0].reason}")
+        return change.run_id
+
+    def _find(self, experiment: str, sweep: str, condition: str) -> list[TrialRun]:
+        from mlflow.exceptions import MlflowException
+
+        from swathe.mlflow_runs import search
+
+        client, experiment_id = self._client(), self.experiment_id(experiment)
+        try:
+            parents = f"tags.`swathe.kind` = 'sweep' and tags.`swathe.sweep` = '{sweep}'"
+            # The newest, where another folder has recorded a sweep of the same name in the same place.
+            parent = next(iter(search(client, experiment_id, parents, ["attributes.start_time DESC"])), None)
+            if parent is None:
+                raise BadInputError(f"Nothing is recorded yet of sweep {sweep!r} in MLflow at {shown(self._uri)}.")
+            trials = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`swathe.kind` = 'trial'"
+            return [_trial_run(run) for run in search(client, experiment_id, trials + condition)]
+        except MlflowException as error:
+            raise self._away(error) from error
+
+    def _client(self) -> Any:
+        if self._connected is None:
+            self._connected = self._connect()
+        return self._connected
+
+    def _connect(self) -> Any:
+        uri = with_driver(self._uri)
+        if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+            raise BadInputError(f"Nothing is recorded yet: there is no MLflow database at {shown(self._uri)}.")
+        # Sets MLflow's environment before MLflow is imported.
+        from swathe import mlflow_runs  # isort: skip
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            if not uri.startswith(("http://", "https://")):
+                # The recorder of a new folder may be making the tables at this moment: this waits for it.
+                mlflow_runs.open_database(uri, Path(uri.removeprefix("sqlite:///")).parent / "artifacts")
+            return mlflow_runs.connect(uri)
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            raise self._away(error) from error
+
+    def _away(self, error: Exception) -> SwatheError:
+        first = (str(error).strip().splitlines() or [""])[0][:300]
+        return SwatheError(f"MLflow at {shown(self._uri)} does not answer: {type(error).__name__}: {first}")
+
+
+def _trial_run(run: Any) -> TrialRun:
+    from swathe.mlflow_runs import join_tags
+
+    tags = join_tags(run.data.tags)
+    return TrialRun(
+        number=int(tags.get("swathe.trial", "0")),
+        run_id=run.info.run_id,
+        state=re.split(r"[ :]", tags.get("swathe.state", run.info.status.lower()), maxsplit=1)[0],
+        metrics={key: _number(value) for key, value in run.data.metrics.items()},
+        tags=tags,
+        params=run.data.params,
+        experiment_id=run.info.experiment_id,
+    )
+
+
+def _number(value: float) -> float:
+    from swathe.mlflow_runs import LARGEST
+
+    return math.copysign(math.inf, value) if abs(value) == LARGEST else value
+
+
+def _ms(moment: float) -> int:
+    return int(moment * 1000)

@@ -1,0 +1,499 @@
+"""The loop that carries the controller's commands to the pool, the study and the recorder, and events back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+import yaml
+
+from swathe import pruners
+from swathe.cluster import ClusterPlan, InlinePool, Pool, PoolEvent, RayPool
+from swathe.config import ComposedSweep
+from swathe.controller import Budget, Controller
+from swathe.errors import BadInputError
+from swathe.events import (
+    Ask,
+    Assign,
+    Assignment,
+    Command,
+    Config,
+    Decide,
+    Direction,
+    Done,
+    Event,
+    Keep,
+    Record,
+    Reported,
+    StopAsked,
+    Suspend,
+    Tell,
+    Tick,
+    TrialState,
+    Value,
+)
+from swathe.home import Home, SweepCard, SweepFolder, write_aside
+from swathe.space import Space, TrialComposer
+from swathe.study import Study
+from swathe.tracking import Recorder, Summary, SweepRecord
+from swathe.worker import Job, Note, WorkerSetup
+
+POLL_SECONDS = 0.25
+# One fsync for everything that happened in so long a time (seconds): the study's group commit.
+COMMIT_SECONDS = 0.05
+# How long the end of a sweep waits for MLflow; what is missing then stays in the spool for the next launch.
+RECORD_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a view shows: counts by state, the best trial and what is going on. Times in seconds."""
+
+    name: str
+    metric: str
+    trials: int
+    counts: Mapping[TrialState, int]
+    running: int
+    epochs: int
+    elapsed: float
+    best: tuple[int, float] | None
+    best_params: Mapping[str, Value]
+    workers: int
+
+
+class View(Protocol):
+    """Shows a sweep to the user while it runs."""
+
+    def show(self, progress: Progress) -> None: ...
+    def say(self, message: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a session of a sweep ended."""
+
+    reason: str
+    failed: bool
+    interrupted: bool
+    seconds: float
+    first_step_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A sweep that was composed and found good, ready to run."""
+
+    composed: ComposedSweep
+    space: Space
+    composer: TrialComposer
+    folder: SweepFolder
+    card: SweepCard
+
+
+def trial_seed(seed: int, number: int) -> int:
+    """Return a trial's seed, 31 bits: splitmix64 (Steele et al. 2014) of the sweep's seed and the trial's number."""
+    mask = (1 << 64) - 1
+    z = (seed * 0x9E3779B97F4A7C15 + (number + 1) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return (z ^ (z >> 31)) >> 33
+
+
+def trial_config(composer: TrialComposer, params: Mapping[str, Value], number: int) -> Config:
+    """Return the whole config of a trial: the composed one, with the trial's own seed unless the space draws it."""
+    config = composer.trial_config(params)
+    if "seed" not in params:
+        config["seed"] = trial_seed(int(config["seed"]), number)
+    return config
+
+
+def trial_name(number: int, params: Mapping[str, Value]) -> str:
+    """Return a run's readable name, such as `0012 adamw lr=0.0031 batch_size=64`; at most 120 characters."""
+    words = []
+    for key, value in params.items():
+        short = key.rsplit(".", 1)[-1]
+        text = f"{value:.2g}" if isinstance(value, float) else str(value)
+        words.append(text if isinstance(value, str) and "." not in key else f"{short}={text}")
+    return " ".join([f"{number:04d}", *words])[:120]
+
+
+def prepare(composed: ComposedSweep, space: Space, home: Home, command: str) -> Plan:
+    """Find the sweep's folder and refuse what must not be continued; nothing is started or written yet.
+
+    `command` is what the user types to launch it, and to go on with it.
+    """
+    folder = home.sweep(composed.name)
+    uri = composed.tracking.uri or home.tracking_uri
+    card = SweepCard(
+        name=composed.name,
+        identity=composed.identity,
+        storage=composed.sweep.storage,
+        tracking_uri=uri,
+        experiment=composed.tracking.experiment or composed.name,
+        metric=composed.sweep.metric,
+        direction=composed.sweep.direction,
+        trials=composed.sweep.trials,
+        command=command,
+        created=time.time(),
+    )
+    past = folder.card()
+    if past is not None and past.identity != card.identity:
+        raise BadInputError(
+            f"sweep.name: {card.name!r} is not allowed; allowed: a name that is not taken, since a sweep of that name "
+            f"with another config is in {folder.path}; choose one with sweep.name=..."
+        )
+    if past is not None and past.storage != card.storage:
+        raise BadInputError(
+            f"sweep.storage: {card.storage!r} is not allowed; allowed: {past.storage!r}, where this sweep's trials are."
+        )
+    return Plan(composed, space, TrialComposer(composed, space), folder, card)
+
+
+def run(plan: Plan, home: Home, view: View) -> Outcome:
+    """Run a sweep, or go on with it, until its budget is used, it is stopped or it fails."""
+    with plan.folder.drive():
+        session = _Session(plan, home, view)
+        with _interrupts() as presses:
+            return session.run(presses)
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of raising in the middle of a write."""
+    presses: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        presses.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield presses
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(slots=True)
+class _Live:
+    """What the runtime knows of a trial that is on a worker."""
+
+    params: Mapping[str, Value]
+    worker: str
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class _Session:
+    def __init__(self, plan: Plan, home: Home, view: View) -> None:
+        composed = plan.composed
+        options = composed.sweep
+        self._plan = plan
+        self._view = view
+        self._started = time.monotonic()
+        self._committed = 0.0
+        self._shown = 0.0
+        self._first_step: float | None = None
+        self._done: Done | None = None
+        self._live: dict[int, _Live] = {}
+        self._params: dict[int, Mapping[str, Value]] = {}
+        self._direction = Direction(options.direction)
+        _write_plan(plan)
+        self._log = plan.folder.log_file.open("a", buffering=1)
+        # The recorder's own process imports MLflow while this one opens the study and starts Ray.
+        self._recorder = Recorder.start(plan.folder.path, _sweep_record(plan, home))
+        try:
+            self._study = Study.open(
+                plan.card.name,
+                folder=plan.folder.path,
+                storage=plan.card.storage,
+                direction=self._direction,
+                sampler=composed.sampler,
+                space=plan.space,
+                seed=options.seed,
+            )
+        except BaseException:
+            self._recorder.close(0.0)
+            raise
+        history = self._study.history()
+        self._controller = Controller(
+            metric=options.metric,
+            direction=self._direction,
+            pruner=pruners.build(composed.pruner, self._direction, plan.card.name),
+            budget=Budget(options.trials, options.epochs, options.wall_time, options.device_seconds, options.target),
+            retries=options.retries,
+            max_failures=options.max_failures,
+            ask_ahead=options.ask_ahead,
+            history=history,
+        )
+        best = self._controller.best
+        self._best_params = {past.number: past.params for past in history if best and past.number == best[0]}
+        self._pool = self._make_pool(home)
+
+    def _make_pool(self, home: Home) -> Pool:
+        composed = self._plan.composed
+        cluster = composed.cluster
+        setup = WorkerSetup(
+            trainable=composed.values.get("trainable"),
+            metric=composed.sweep.metric,
+            direction=self._direction,
+            home=str(home.path),
+            import_paths=(os.getcwd(),),
+            device="cpu",
+            threads=1,
+        )
+        plan = ClusterPlan(
+            address=cluster.address,
+            workers=cluster.workers,
+            cpus_per_worker=cluster.cpus_per_worker,
+            gpus_per_worker=cluster.gpus_per_worker,
+            threads_per_worker=cluster.threads_per_worker,
+            device=composed.values.get("device", "auto"),
+        )
+        if cluster.kind == "inline":
+            return InlinePool(plan, setup, self._take)
+        return RayPool(plan, setup)
+
+    # The loop.
+
+    def run(self, presses: list[int]) -> Outcome:
+        try:
+            self._handle(Tick(0.0))
+            if self._done is None:
+                card = self._plan.card
+                self._say(f"Sweep {card.name}: {card.trials} trials; starting workers ...")
+                self._pool.start()
+            answered = 0
+            while self._done is None:
+                self._take(self._pool.poll(POLL_SECONDS))
+                self._handle(Tick(time.monotonic() - self._started))
+                if len(presses) > answered or self._plan.folder.stop_file.exists():
+                    answered = len(presses)
+                    self._ask_to_stop(at_once=answered > 1)
+                self._flush()
+                self._show()
+            return self._end(self._done)
+        except BaseException:
+            self._commit()
+            self._recorder.close(5.0)
+            raise
+        finally:
+            self._pool.close()
+            self._study.close()
+            self._log.close()
+
+    def _ask_to_stop(self, *, at_once: bool) -> None:
+        if not self._controller.ending or at_once:
+            self._say("Stopping now." if at_once else "Stopping: recording what runs; ^C again to stop at once.")
+        self._plan.folder.stop_file.unlink(missing_ok=True)
+        self._handle(StopAsked(at_once))
+
+    def _take(self, events: Sequence[PoolEvent]) -> None:
+        for event in events:
+            if isinstance(event, Note):
+                if event.trial in self._live:
+                    self._live[event.trial].tags.update(event.tags)
+            else:
+                self._handle(event)
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Reported) and self._first_step is None:
+            self._first_step = time.monotonic() - self._started
+        waiting: deque[Command] = deque(self._controller.handle(event))
+        while waiting:
+            command = waiting.popleft()
+            match command:
+                case Ask(count):
+                    proposed = self._study.ask(count)
+                    self._params.update((proposal.trial, proposal.params) for proposal in proposed.proposals)
+                    waiting.extend(self._controller.handle(proposed))
+                case Assign(worker, assignments):
+                    self._pool.send(worker, [self._job(worker, assignment) for assignment in assignments])
+                case Decide(worker, decisions):
+                    self._pool.send(worker, decisions)
+                case Record():
+                    self._record(command)
+                case Tell():
+                    self._tell(command)
+                case Suspend(trial):
+                    self._suspend(trial)
+                case Keep(trial, model):
+                    write_aside(self._plan.folder.best_model, model)
+                    facts = json.dumps({"trial": trial}).encode()
+                    write_aside(self._plan.folder.best_model.with_suffix(".json"), facts)
+                case Done():
+                    self._done = command
+
+    def _flush(self) -> None:
+        self._pool.flush()
+        now = time.monotonic()
+        if now - self._committed >= COMMIT_SECONDS:
+            self._commit()
+            self._committed = now
+        problem = self._recorder.problem()
+        if problem is not None:
+            self._say(problem)
+
+    def _commit(self) -> None:
+        # The study first: MLflow must never know of a trial's end that Optuna does not.
+        self._study.commit()
+        self._recorder.flush()
+
+    # Carrying out.
+
+    def _job(self, worker: str, assignment: Assignment) -> Job:
+        number, params = assignment.trial, assignment.params
+        self._params.pop(number, None)
+        config = trial_config(self._plan.composer, params, number)
+        recipe = {key: value for key, value in config.items() if key not in _NOT_A_TRIALS}
+        self._live[number] = _Live(params, worker)
+        tags = {
+            "swathe.worker": worker,
+            "swathe.attempt": str(assignment.attempt),
+            "swathe.config": json.dumps(recipe),
+            "swathe.geometry": json.dumps(self._pool.geometry.get(worker, {})),
+        }
+        logged = {**self._plan.composer.logged_params(params), "seed": config["seed"]}
+        self._recorder.trial(number, trial_name(number, params), logged, tags, time.time())
+        best = self._controller.best
+        return Job(number, recipe, assignment.attempt, assignment.decide_from, None if best is None else best[1])
+
+    def _record(self, command: Record) -> None:
+        metric = self._plan.composed.sweep.metric
+        for report in command.reports:
+            self._study.record(report.trial, report.step, report.metrics[metric])
+            self._recorder.metrics(report.trial, report.step, report.metrics, report.time)
+
+    def _tell(self, command: Tell) -> None:
+        live = self._live.pop(command.trial, None) or _Live(self._params.pop(command.trial, {}), "")
+        attrs: dict[str, Value] = {"worker": live.worker}
+        if command.reason:
+            attrs["reason"] = command.reason
+        self._study.tell(command.trial, command.state, command.value, attrs)
+        tags = {**live.tags, "swathe.state": _state_tag(command)}
+        if command.traceback:
+            self._recorder.text(command.trial, "traceback.txt", command.traceback)
+        self._recorder.end(command.trial, command.state, tags, time.time())
+        best = self._controller.best
+        if best is not None and best[0] == command.trial:
+            self._best_params = {command.trial: live.params}
+        value = "" if command.value is None else f" {self._plan.composed.sweep.metric}={command.value:.6g}"
+        self._log.write(f"{_now()} trial {command.trial} {_state_tag(command)}{value}\n")
+
+    def _suspend(self, trial: int) -> None:
+        self._params.pop(trial, None)
+        live = self._live.pop(trial, None)
+        if live is not None:
+            self._recorder.end(trial, None, {**live.tags, "swathe.state": "interrupted"}, time.time())
+
+    # Showing and ending.
+
+    def _say(self, message: str) -> None:
+        self._log.write(f"{_now()} {message}\n")
+        self._view.say(message)
+
+    def _progress(self) -> Progress:
+        controller, best = self._controller, self._controller.best
+        return Progress(
+            name=self._plan.card.name,
+            metric=self._plan.composed.sweep.metric,
+            trials=self._plan.composed.sweep.trials,
+            counts=Counter(controller.counts),
+            running=controller.running,
+            epochs=controller.epochs,
+            elapsed=time.monotonic() - self._started,
+            best=best,
+            best_params=self._best_params.get(best[0], {}) if best else {},
+            workers=len(self._pool.geometry),
+        )
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if now - self._shown >= POLL_SECONDS:
+            self._shown = now
+            self._view.show(self._progress())
+
+    def _end(self, done: Done) -> Outcome:
+        self._view.show(self._progress())
+        self._commit()
+        self._recorder.finish(self._summary(done))
+        if not self._recorder.close(RECORD_SECONDS):
+            late = "MLflow has not taken everything yet; the rest follows at the next launch."
+            self._say(self._recorder.problem() or late)
+        seconds = time.monotonic() - self._started
+        ending = {"reason": done.reason, "failed": done.failed, "interrupted": done.interrupted}
+        self._plan.folder.write_ending({**ending, "seconds": seconds})
+        self._log.write(f"{_now()} ended: {done.reason}\n")
+        return Outcome(done.reason, done.failed, done.interrupted, seconds, self._first_step)
+
+    def _summary(self, done: Done) -> Summary:
+        card, best = self._plan.card, self._controller.best
+        params = self._best_params.get(best[0], {}) if best else {}
+        return Summary(
+            state="KILLED" if done.interrupted else "FAILED" if done.failed else "FINISHED",
+            reason=done.reason,
+            study_name=card.name,
+            study_storage=card.storage,
+            counts={state.value: count for state, count in self._controller.counts.items()},
+            best_trial=best[0] if best else None,
+            best_value=best[1] if best else None,
+            best_params=dict(params),
+            note_markdown=_note(self._plan, self._controller, params),
+            model_path=str(self._plan.folder.best_model) if self._plan.folder.best_model.exists() else None,
+        )
+
+
+# Parts of a sweep's config that no trial's numbers depend on.
+_NOT_A_TRIALS = frozenset({"sweep", "cluster", "tracking", "sampler", "pruner", "device"})
+
+
+def _write_plan(plan: Plan) -> None:
+    # Written anew by each session: the budget and the cluster may have changed, the identity has not.
+    plan.folder.write_card(plan.card)
+    write_aside(plan.folder.config_file, yaml.safe_dump(dict(plan.composed.values), sort_keys=False).encode())
+
+
+def _sweep_record(plan: Plan, home: Home) -> SweepRecord:
+    card = plan.card
+    return SweepRecord(
+        name=card.name,
+        uri=card.tracking_uri,
+        experiment=card.experiment,
+        artifact_folder=str(home.artifacts),
+        metric=card.metric,
+        direction=card.direction,
+        config_yaml=yaml.safe_dump(dict(plan.composed.values), sort_keys=False),
+        tags={"swathe.command": card.command},
+        workdir=str(Path.cwd()),
+    )
+
+
+def _state_tag(command: Tell) -> str:
+    if command.state is TrialState.FAILED:
+        return f"failed: {command.reason}"
+    if command.state is TrialState.PRUNED:
+        return command.reason
+    return str(command.state.value)
+
+
+def _note(plan: Plan, controller: Controller, params: Mapping[str, Value]) -> str:
+    """Return the markdown note of the parent run: the best config and how to train it again."""
+    card, best = plan.card, controller.best
+    counts = ", ".join(f"{count} {state.value}" for state, count in controller.counts.items())
+    lines = [f"# Sweep {card.name}", "", f"{sum(controller.counts.values())} trials: {counts}."]
+    if best is not None:
+        lines += ["", f"Best: trial {best[0]}, {card.metric} {best[1]:.6g}", "", "| parameter | value |", "|---|---|"]
+        lines += [f"| `{key}` | {value} |" for key, value in params.items()]
+        lines += ["", "Train it again and compare every reported number:", "", f"    swathe reproduce {card.name}"]
+    return "\n".join(lines) + "\n"
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")

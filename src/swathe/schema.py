@@ -1,0 +1,286 @@
+"""The structured configs: what a sweep's config may hold, and each key's type and default.
+
+The classes of a recipe are those of `swathe.training.recipe`; those of samplers and pruners have Optuna's own option
+names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from swathe.errors import bad_value
+from swathe.training import recipe
+
+
+@dataclass
+class SweepOptions:
+    """The search: what is optimised, over which space, and within which budget (times in seconds)."""
+
+    name: str | None = None
+    metric: str = "val_loss"
+    direction: str = "minimize"
+    trials: int = 100
+    epochs: int | None = None
+    wall_time: float | None = None
+    device_seconds: float | None = None
+    target: float | None = None
+    retries: int = 3
+    max_failures: int = 20
+    ask_ahead: int | None = None
+    storage: str | None = None
+    seed: int = 0
+    space: dict[str, Any] = field(default_factory=dict)
+    when: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ClusterOptions:
+    """Where trials run: `kind` ray (local, or the cluster at `address`) or inline (this very process)."""
+
+    kind: str = "ray"
+    address: str | None = None
+    workers: int | None = None
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float | None = None
+    threads_per_worker: int | None = None
+
+
+@dataclass
+class TrackingOptions:
+    """Where MLflow records: a database or a server (None: SQLite in the home), and under which experiment."""
+
+    uri: str | None = None
+    experiment: str | None = None
+
+
+@dataclass
+class RandomSampler:
+    """Independent draws (Bergstra & Bengio 2012)."""
+
+    name: str = "random"
+
+
+@dataclass
+class TPESampler:
+    """Tree-structured Parzen estimator (Bergstra et al. 2011), multivariate, with a constant liar as trials overlap."""
+
+    name: str = "tpe"
+    n_startup_trials: int = 10
+    n_ei_candidates: int = 24
+    multivariate: bool = True
+    group: bool = True
+    constant_liar: bool = True
+
+
+@dataclass
+class CmaEsSampler:
+    """Covariance matrix adaptation evolution strategy (Hansen 2016); for spaces of numbers."""
+
+    name: str = "cmaes"
+    n_startup_trials: int = 1
+    sigma0: float | None = None
+    popsize: int | None = None
+
+
+@dataclass
+class QMCSampler:
+    """Quasi-random points, scrambled Sobol by default (Bergstra & Bengio 2012, section 5)."""
+
+    name: str = "qmc"
+    qmc_type: str = "sobol"
+    scramble: bool = True
+
+
+@dataclass
+class GridSampler:
+    """Every combination once, in a shuffled order; the space must be finite."""
+
+    name: str = "grid"
+
+
+@dataclass
+class GPSampler:
+    """Gaussian process with expected improvement in logarithms (Ament et al. 2023)."""
+
+    name: str = "gp"
+    n_startup_trials: int = 10
+    deterministic_objective: bool = False
+
+
+@dataclass
+class NoPruner:
+    """Every trial runs to its end."""
+
+    name: str = "none"
+
+
+@dataclass
+class ASHAPruner:
+    """Asynchronous successive halving (Li et al. 2020); steps are the trial's own, epochs for recipes."""
+
+    name: str = "asha"
+    min_resource: Any = 1
+    reduction_factor: int = 4
+    min_early_stopping_rate: int = 0
+    bootstrap_count: int = 0
+
+
+@dataclass
+class HyperbandPruner:
+    """Several brackets of successive halving side by side (Li et al. 2018)."""
+
+    name: str = "hyperband"
+    min_resource: int = 1
+    max_resource: Any = "auto"
+    reduction_factor: int = 3
+    bootstrap_count: int = 0
+
+
+@dataclass
+class MedianPruner:
+    """Prunes what is worse than the median of complete trials at that step (Golovin et al. 2017)."""
+
+    name: str = "median"
+    n_startup_trials: int = 5
+    n_warmup_steps: int = 0
+    interval_steps: int = 1
+    n_min_trials: int = 1
+
+
+@dataclass
+class PercentilePruner:
+    """Prunes what is not among the best `percentile` percent of complete trials at that step."""
+
+    name: str = "percentile"
+    percentile: float = 25.0
+    n_startup_trials: int = 5
+    n_warmup_steps: int = 0
+    interval_steps: int = 1
+    n_min_trials: int = 1
+
+
+@dataclass
+class PatientPruner:
+    """Lets `wrapped` prune only trials that have not improved for `patience` reports."""
+
+    name: str = "patient"
+    patience: int = 3
+    min_delta: float = 0.0
+    wrapped: Any = None
+
+
+@dataclass
+class ThresholdPruner:
+    """Prunes values out of bounds, and NaN."""
+
+    name: str = "threshold"
+    lower: float | None = None
+    upper: float | None = None
+    n_warmup_steps: int = 0
+    interval_steps: int = 1
+
+
+@dataclass
+class Root:
+    """Everything that a sweep or a single run is composed of."""
+
+    trainable: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    model: recipe.Model = MISSING
+    data: recipe.Data = MISSING
+    optim: recipe.Optim = MISSING
+    schedule: recipe.Schedule = MISSING
+    regularization: recipe.Regularization = MISSING
+    batch_size: int | str = 64
+    epochs: int = 20
+    seed: int = 0
+    device: str = "auto"
+    sweep: SweepOptions = field(default_factory=SweepOptions)
+    cluster: ClusterOptions = MISSING
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+    sampler: Any = MISSING
+    pruner: Any = MISSING
+
+
+_SAMPLERS = (RandomSampler, TPESampler, CmaEsSampler, QMCSampler, GridSampler, GPSampler)
+_PRUNERS = (NoPruner, ASHAPruner, HyperbandPruner, MedianPruner, PercentilePruner, PatientPruner, ThresholdPruner)
+
+# Config group -> the option that is taken when a sweep names none. The first five describe the training run.
+RECIPE_GROUPS: Mapping[str, str] = {
+    "model": "mlp",
+    "data": "digits",
+    "optim": "adamw",
+    "schedule": "constant",
+    "regularization": "none",
+}
+SWEEP_GROUPS: Mapping[str, str] = {"cluster": "local", "sampler": "tpe", "pruner": "asha"}
+
+SCHEMA_SUFFIX = "_schema"
+
+
+@cache
+def register() -> None:
+    """Tell Hydra of every class above; the files of conf/ refer to them as `NAME_schema`."""
+    store = ConfigStore.instance()
+    groups: dict[str, dict[str, Any]] = {
+        "model": {name: kind(name=name) for name, kind in recipe.MODELS.items()},
+        "data": {name: kind(name=name) for name, kind in recipe.DATASETS.items()},
+        "optim": {name: kind(name=name) for name, kind in recipe.OPTIMIZERS.items()},
+        "schedule": {name: kind(name=name) for name, kind in recipe.SCHEDULES.items()},
+        "regularization": {"regularization": recipe.Regularization()},
+        "cluster": {"cluster": ClusterOptions()},
+        "sampler": {kind().name: kind() for kind in _SAMPLERS},
+        "pruner": {kind().name: kind() for kind in _PRUNERS},
+    }
+    for group, options in groups.items():
+        for name, node in options.items():
+            store.store(group=group, name=f"{name}{SCHEMA_SUFFIX}", node=node, provider="swathe")
+    store.store(name=f"root{SCHEMA_SUFFIX}", node=Root, provider="swathe")
+
+
+def _at_least(least: float) -> Callable[[Any], bool]:
+    return lambda value: value is None or value >= least
+
+
+def _above(bound: float) -> Callable[[Any], bool]:
+    return lambda value: value is None or value > bound
+
+
+def _one_of(*names: str) -> Callable[[Any], bool]:
+    return lambda value: value in names
+
+
+# Dotted key -> (what holds for an allowed value, the words for it).
+_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "device": (_one_of("auto", "cpu", "cuda"), "auto, cpu, cuda"),
+    "sweep.direction": (_one_of("minimize", "maximize"), "minimize, maximize"),
+    "sweep.metric": (bool, "the name of a reported metric"),
+    "sweep.trials": (_at_least(1), "1 or more"),
+    "sweep.epochs": (_at_least(1), "1 or more, or null"),
+    "sweep.wall_time": (_above(0), "seconds above 0, or null"),
+    "sweep.device_seconds": (_above(0), "seconds above 0, or null"),
+    "sweep.retries": (_at_least(0), "0 or more"),
+    "sweep.max_failures": (_at_least(1), "1 or more"),
+    "sweep.ask_ahead": (_at_least(0), "0 or more, or null"),
+    "sweep.seed": (lambda value: 0 <= value < 2**32, "0 to 4294967295"),
+    "cluster.kind": (_one_of("ray", "inline"), "ray, inline"),
+    "cluster.workers": (_at_least(1), "1 or more, or null for as many as fit"),
+    "cluster.cpus_per_worker": (_above(0), "above 0"),
+    "cluster.gpus_per_worker": (_above(0), "above 0, or null"),
+    "cluster.threads_per_worker": (_at_least(1), "1 or more, or null"),
+}
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Refuse a value that has the right type and makes no sense: raises `BadInputError`."""
+    for key, (holds, allowed) in _RULES.items():
+        section, _, name = key.rpartition(".")
+        place = values.get(section) if section else values
+        if place is not None and name in place and not holds(place[name]):
+            raise bad_value(key, place[name], allowed)

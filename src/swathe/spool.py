@@ -1,0 +1,159 @@
+"""The spool: what happened in a sweep, on disk before MLflow has it.
+
+Each session of the driver appends to a file of its own, one JSON value a line; the first line describes the sweep. The
+recorder remembers how far it is, and removes a file that it has carried to MLflow whole. A kill of either process at
+any instant loses no line that was flushed: half a line at the end of a dead session's file was never flushed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from swathe.home import write_aside
+
+# How much of the spool is carried at once (bytes): bounds the recorder's memory when it has to catch up.
+BATCH_BYTES = 4 << 20
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
+
+
+def spool_folder(sweep_folder: Path) -> Path:
+    """Return where the spool of a sweep lies."""
+    return sweep_folder / "record"
+
+
+def _file(folder: Path, session: int) -> Path:
+    return folder / f"spool-{session:06d}.jsonl"
+
+
+def _sessions(folder: Path) -> list[int]:
+    return sorted(int(path.stem.removeprefix("spool-")) for path in folder.glob("spool-*.jsonl"))
+
+
+class Position(NamedTuple):
+    """How far MLflow has it: a session and the bytes of its file that are done."""
+
+    session: int
+    offset: int
+
+
+def read_position(folder: Path) -> Position:
+    """Return what is done by now; nothing when there is no such file."""
+    try:
+        return Position(*json.loads((folder / "position.json").read_text()))
+    except FileNotFoundError:
+        return Position(0, 0)
+
+
+def sweep_id(folder: Path) -> str:
+    """Return what tells this sweep from others of its name in MLflow; drawn once, then kept beside the spool."""
+    path = folder / "sweep-id"
+    if not path.exists():
+        write_aside(path, uuid.uuid4().hex.encode())
+    return path.read_text()
+
+
+class SpoolWriter:
+    """The driver's end: records gather in memory and go to disk in one write a flush."""
+
+    def __init__(self, folder: Path, header: object) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.session = 1 + max([read_position(folder).session, *_sessions(folder)])
+        # A storage URL in it can hold a password.
+        self._file = os.open(_file(folder, self.session), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        self._waiting: list[str] = []
+        self.add(header)
+        self.flush()
+
+    def add(self, record: object) -> None:
+        self._waiting.append(_encode(record))
+
+    def flush(self) -> bool:
+        """Write what has gathered; return whether there was anything."""
+        if not self._waiting:
+            return False
+        data = memoryview(("\n".join(self._waiting) + "\n").encode())
+        self._waiting.clear()
+        while data:
+            data = data[os.write(self._file, data) :]
+        return True
+
+    def close(self) -> None:
+        if self._file >= 0:
+            self.flush()
+            os.close(self._file)
+            self._file = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records that belong to one header, and where the spool stands when they are done."""
+
+    header: Any
+    records: Sequence[Any]
+    after: Position
+
+
+class SpoolReader:
+    """The recorder's end: batches from where the last recorder got to, up to the session it was started for."""
+
+    def __init__(self, folder: Path, session: int) -> None:
+        self._folder = folder
+        self._session = session
+        self._at = read_position(folder)
+
+    def read(self) -> Batch | None:
+        """Return the next lines; None when nothing is there by now."""
+        while True:
+            batch = self._read_session()
+            if batch is not None:
+                return batch
+            later = [session for session in _sessions(self._folder) if self._at.session < session <= self._session]
+            if not later:
+                return None
+            # Nobody writes to a session's file once there is a later one.
+            _file(self._folder, self._at.session).unlink(missing_ok=True)
+            self._at = Position(later[0], 0)
+
+    def _read_session(self) -> Batch | None:
+        try:
+            file = _file(self._folder, self._at.session).open("rb")
+        except FileNotFoundError:
+            return None
+        with file:
+            header = file.readline()
+            if not header.endswith(b"\n"):
+                return None
+            start = max(self._at.offset, len(header))
+            file.seek(start)
+            data = file.read(BATCH_BYTES) + file.readline()
+        data = data[: data.rfind(b"\n") + 1]
+        if not data:
+            return None
+        records = [json.loads(line) for line in data.splitlines()]
+        return Batch(json.loads(header), records, Position(self._at.session, start + len(data)))
+
+    def header(self) -> Any:
+        """Return the header of the session for which this reader was made."""
+        with _file(self._folder, self._session).open("rb") as file:
+            return json.loads(file.readline())
+
+    def done(self, batch: Batch) -> None:
+        """Remember durably that MLflow has the batch."""
+        write_aside(self._folder / "position.json", json.dumps(batch.after).encode())
+        self._at = batch.after
+
+    def superseded(self) -> bool:
+        """Whether a later session has begun, whose recorder goes on from here."""
+        return any(session > self._session for session in _sessions(self._folder))
+
+    def remove(self) -> None:
+        """Remove this session's file, when all of it is done and its driver writes no more."""
+        write_aside(self._folder / "position.json", json.dumps(Position(self._session, 0)).encode())
+        _file(self._folder, self._session).unlink(missing_ok=True)

@@ -1,0 +1,185 @@
+"""Tables and lines for people; made for terminals of 80 columns."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from swathe.analysis import Overview, Row
+from swathe.events import Report, TrialState, Value
+from swathe.reproduce import Reproduction
+from swathe.view import short
+
+WATCH_SECONDS = 1.0
+
+
+def params_text(params: Mapping[str, Value]) -> str:
+    """Return parameters in one line with short names: `optim=adam lr=0.0031 batch_size=64`."""
+    last = [key.rsplit(".", 1)[-1] for key in params]
+    names = [name if last.count(name) == 1 else key for key, name in zip(params, last, strict=True)]
+    return " ".join(f"{name}={short(value)}" for name, value in zip(names, params.values(), strict=True))
+
+
+def comparison(rows: Sequence[Row], metric: str, *, title: str) -> Table:
+    """Trials side by side: state, the metric, accuracy where it is reported, and what was searched."""
+    table = Table(title=title, title_justify="left", expand=False, pad_edge=False)
+    table.add_column("trial", justify="right")
+    table.add_column("state", max_width=18)
+    shown = [metric, *(name for name in ("val_accuracy", "val_loss") if name != metric)]
+    shown = [name for name in shown if any(name in row.metrics for row in rows)][:2]
+    for name in shown:
+        table.add_column(name, justify="right")
+    table.add_column("parameters", overflow="fold")
+    for row in rows:
+        values = [f"{row.metrics[name]:.4g}" if name in row.metrics else "" for name in shown]
+        table.add_row(str(row.trial), row.state, *values, params_text(row.params))
+    return table
+
+
+def sweeps(overviews: Sequence[Overview]) -> Table:
+    """All sweeps of a folder."""
+    table = Table(pad_edge=False)
+    for name in ("sweep", "trials", "best", "status"):
+        table.add_column(name, overflow="fold")
+    for item in overviews:
+        over = sum(count for state, count in item.counts.items() if state.final)
+        best = "" if item.best is None else f"{item.metric} {item.best[1]:.5g}"
+        table.add_row(item.name, f"{over}/{item.trials}", best, item.status)
+    return table
+
+
+def overview(item: Overview) -> Group:
+    """One sweep: how far, the best trial, and why trials failed."""
+    counts = [f"{item.counts.get(state, 0)} {state.value}" for state in TrialState if item.counts.get(state, 0)]
+    over = sum(count for state, count in item.counts.items() if state.final)
+    lines = [
+        Text(f"Sweep {item.name}: {item.status}"),
+        Text(f"{over} of {item.trials} trials: {', '.join(counts) or 'none yet'}"),
+    ]
+    if item.best is not None:
+        lines.append(Text(f"best: trial {item.best[0]}, {item.metric} {item.best[1]:.6g}"))
+        lines.append(Text(f"      {params_text(item.best_params)}"))
+    lines += [Text(f"{count} failed: {reason}", style="red") for reason, count in item.failures]
+    return Group(*lines)
+
+
+def watch(console: Console, read: Callable[[], Overview]) -> None:
+    """Show a sweep until it is not running any more."""
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while (item := read()).status.startswith("running"):
+            live.update(overview(item), refresh=True)
+            time.sleep(WATCH_SECONDS)
+
+
+def best_lines(item: Overview) -> Group:
+    """The best trial's parameters, one a line."""
+    assert item.best is not None
+    head = Text(f"Best config: trial {item.best[0]}, {item.metric} {item.best[1]:.6g}", style="bold")
+    return Group(head, *(Text(f"  {key}: {value}") for key, value in item.best_params.items()))
+
+
+def next_lines(name: str, again: str | None, *, best: bool) -> Group:
+    """What one can do now; `again` is the command that goes on with a stopped sweep."""
+    lines = []
+    if again is not None:
+        lines.append(Text(f"Go on with it:        {again}"))
+    lines.append(Text(f"Open the MLflow UI:   swathe ui {name}"))
+    if best:
+        lines.append(Text(f"Reproduce the winner: swathe reproduce {name}"))
+    return Group(*lines)
+
+
+def report_line(report: Report) -> str:
+    """One report in one line."""
+    metrics = "  ".join(f"{name} {value:.5g}" for name, value in report.metrics.items())
+    return f"step {report.step}: {metrics}"
+
+
+def reproduction(result: Reproduction) -> Group:
+    """Recorded against reproduced for every metric and step, and the verdict."""
+    table = Table(pad_edge=False)
+    for name, side in (("step", "right"), ("metric", "left"), ("recorded", "right"), ("reproduced", "right")):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    table.add_column("")
+    for row in result.rows:
+        mark = "=" if row.identical else f"{row.distance:.2g}"
+        table.add_row(str(row.step), row.metric, _exact(row.recorded), _exact(row.reproduced), mark)
+    return Group(table, *(Text(line) for line in _verdict(result)))
+
+
+def _exact(value: float | None) -> str:
+    return "missing" if value is None else f"{value:.17g}"
+
+
+def _verdict(result: Reproduction) -> list[str]:
+    state = f"trial {result.run.number} ({result.run.state})"
+    if result.identical:
+        return [f"Identical: {state}, all {len(result.rows)} numbers have the same bits."]
+    different = sum(not row.identical for row in result.rows)
+    lines = [f"Different: {state}, {different} of {len(result.rows)} numbers, by up to {result.distance:.3g}."]
+    if result.differences:
+        return [*lines, "What is not as it was:", *(f"  {line}" for line in result.differences)]
+    return [*lines, "Versions, device, threads and data are as they were."]
+
+
+def reproduction_dict(result: Reproduction) -> dict[str, Any]:
+    """A reproduction for `--json`."""
+    return {
+        "run_id": result.run.run_id,
+        "trial": result.run.number,
+        "state": result.run.state,
+        "identical": result.identical,
+        "largest_distance": result.distance,
+        "differences": list(result.differences),
+        "new_run_id": result.new_run_id,
+        "rows": [
+            {"step": row.step, "metric": row.metric, "recorded": row.recorded, "reproduced": row.reproduced}
+            for row in result.rows
+        ],
+    }
+
+
+def space(found: Any) -> Table:
+    """A search space: each parameter, its distribution and when it exists."""
+    table = Table(title="Search space", title_justify="left", pad_edge=False)
+    for name in ("parameter", "distribution", "exists when"):
+        table.add_column(name, overflow="fold")
+    for row in space_dict(found):
+        table.add_row(row["name"], row["distribution"], row["when"])
+    return table
+
+
+def space_dict(found: Any) -> list[dict[str, str]]:
+    """A search space for `--json`."""
+    rows = []
+    for name, parameter in found.parameters.items():
+        when = " and ".join(str(condition) for condition in parameter.conditions) or "always"
+        rows.append({"name": name, "distribution": distribution_text(parameter.distribution), "when": when})
+    return rows
+
+
+def distribution_text(distribution: Any) -> str:
+    """A distribution in words: `log float 1e-05 .. 1`, `int 1 .. 8 step 1`, `one of adam, sgd`."""
+    choices = getattr(distribution, "choices", None)
+    if choices is not None:
+        return "one of " + ", ".join(str(choice) for choice in choices)
+    kind = "int" if type(distribution).__name__.startswith("Int") else "float"
+    step = "" if distribution.step in (None, 1) else f" step {distribution.step}"
+    return f"{'log ' if distribution.log else ''}{kind} {distribution.low:g} .. {distribution.high:g}{step}"
+
+
+def facts(findings: Mapping[str, Any]) -> Table:
+    """Names and values in two columns."""
+    table = Table(show_header=False, pad_edge=False, box=None)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in findings.items():
+        table.add_row(name, value if isinstance(value, str) else json.dumps(value))
+    return table

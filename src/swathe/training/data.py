@@ -1,0 +1,235 @@
+"""Datasets as tensors: prepared once on a node, then memory-mapped by every process that trains on them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swathe.errors import BadInputError
+from swathe.training.idx import read_idx
+from swathe.training.recipe import CSV, IMAGE_SHAPES, Data
+from swathe.training.sources import IDX_FILES, ORIGINS, find, idx_file, locked, obtain
+from swathe.training.table import read_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Dataset", "find", "load", "obtain"]
+
+# Counts the changes of how data is prepared: what an older version prepared is not taken.
+_FORMAT = 1
+_PARTS = ("train_x", "train_y", "val_x", "val_y", "test_x", "test_y")
+# Rows of float64 held at a time while means are taken.
+_ROWS = 4096
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """A prepared dataset: float32 features `[n, features]` and targets `[n]`, int64 below `classes`.
+
+    For a regression `classes` is 0 and the targets are float32. `image_shape` is [channels, height, width] of an
+    example, None for a table. The test part may be empty. `digest` is the SHA-256 of all values and options.
+    The tensors are shared and must not be written to.
+    """
+
+    name: str
+    digest: str
+    train_x: Tensor
+    train_y: Tensor
+    val_x: Tensor
+    val_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    classes: int
+    image_shape: tuple[int, int, int] | None
+
+    def to(self, device: str) -> Dataset:
+        """Return the dataset on `device`; the copy is kept for the next trial."""
+        return self if device == "cpu" else _moved(self, device)
+
+
+def load(data: Data, cache: Path) -> Dataset:
+    """Return a dataset, found or downloaded, split and scaled as `data` says.
+
+    Images are scaled to 0 ... 1. Examples are shuffled by `split_seed`, then split: test, validation, training.
+    `standardize` subtracts the training part's mean and divides by its standard deviation, one of each for images
+    and one a feature for tables (where it is 0, nothing is divided). The result is kept as `cache/prepared/KEY/`,
+    which all processes of a node map into memory. Raises `BadInputError` for data that is missing or damaged.
+    """
+    place = obtain(data, cache)
+    key = hashlib.sha256(json.dumps([_FORMAT, _options(data), _identity(data, place)]).encode()).hexdigest()[:32]
+    folder = (cache / "prepared" / key).absolute()
+    if not folder.is_dir():
+        with locked(folder.with_name(f"{key}.lock")):
+            if not folder.is_dir():
+                _prepare(data, place, folder)
+    return _opened(folder)
+
+
+def _options(data: Data) -> dict[str, Any]:
+    """Return what the prepared values depend on besides the source."""
+    return {key: value for key, value in asdict(data).items() if key not in ("folder", "path")}
+
+
+def _identity(data: Data, place: Path | str) -> list[Any]:
+    """Return what tells one state of the source from another: a file's path, size and time of change."""
+    if isinstance(place, str):
+        return [place, importlib.metadata.version("scikit-learn")]
+    names = [name for part in IDX_FILES.values() for name in part] if data.name in ORIGINS else []
+    files = [idx_file(place, name) or place for name in names] or [place]
+    return [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+# The last few datasets of the process, so that a trial costs no load.
+@lru_cache(maxsize=4)
+def _opened(folder: Path) -> Dataset:
+    import torch
+
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        arrays = {part: _mapped(folder / f"{part}.npy") for part in _PARTS}
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInputError(f"{folder} is damaged ({error}); remove it, and the data is prepared anew.") from error
+    return Dataset(
+        name=meta["name"],
+        digest=meta["digest"],
+        classes=meta["classes"],
+        image_shape=None if meta["image_shape"] is None else tuple(meta["image_shape"]),
+        **{part: torch.from_numpy(array) for part, array in arrays.items()},
+    )
+
+
+@lru_cache(maxsize=2)
+def _moved(dataset: Dataset, device: str) -> Dataset:
+    return replace(dataset, **{part: getattr(dataset, part).to(device) for part in _PARTS})
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    # Copy on write: the pages are shared by all processes as with "r", the file cannot change, and a stray write
+    # is a private copy of a page, where with "r" the system would kill the process.
+    array: NDArray[Any] = np.load(path, mmap_mode="c")
+    # An empty mapping is not writable, which torch warns of.
+    return array if array.size else np.empty(array.shape, array.dtype)
+
+
+def _prepare(data: Data, place: Path | str, folder: Path) -> None:
+    """Write the prepared arrays beside `folder`, then rename, so that nobody meets half of them."""
+    arrays, classes = _split(data, place)
+    meta = {
+        "name": data.name,
+        "classes": classes,
+        "image_shape": IMAGE_SHAPES.get(data.name),
+        "digest": _digest(data, arrays),
+        "options": asdict(data),
+    }
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        aside.mkdir(parents=True, exist_ok=True)
+        for part, array in arrays.items():
+            np.save(aside / f"{part}.npy", array)
+        (aside / "meta.json").write_text(json.dumps(meta, indent=2))
+        aside.rename(folder)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise BadInputError(f"{folder} cannot be written ({error.strerror}); datasets are prepared there.") from error
+
+
+def _digest(data: Data, arrays: Arrays) -> str:
+    digest = hashlib.sha256(json.dumps(_options(data), sort_keys=True).encode())
+    for part in _PARTS:
+        array = np.ascontiguousarray(arrays[part])
+        digest.update(f"{part} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
+
+
+def _split(data: Data, place: Path | str) -> tuple[Arrays, int]:
+    """Return the six arrays and the number of classes."""
+    x, y, classes, own_test = _read(data, place)
+    # The permutation of numpy's PCG64 is part of what a recorded trial depends on, and so of the digest.
+    order = np.random.Generator(np.random.PCG64(data.split_seed)).permutation(len(x))
+    tests, vals = round(len(x) * data.test_fraction), round(len(x) * data.val_fraction)
+    test, val, train = np.split(order, [tests, tests + vals])
+    if not len(val) or not len(train):
+        raise BadInputError(
+            f"data.val_fraction: {data.val_fraction} of {len(x)} examples leaves {len(val)} for validation and "
+            f"{len(train)} for training; allowed: what leaves at least one for each."
+        )
+    train = train[: data.limit]
+    arrays = {"train_x": x[train], "train_y": y[train], "val_x": x[val], "val_y": y[val]}
+    arrays |= {"test_x": x[test], "test_y": y[test]} if own_test is None else dict(own_test)
+    for part in ("train_x", "val_x", "test_x"):
+        arrays[part] = arrays[part].astype(np.float32)
+        if x.dtype == np.uint8:
+            arrays[part] /= np.float32(255)
+    if data.standardize:
+        mean, deviation = _moments(arrays["train_x"], one=data.name in IMAGE_SHAPES)
+        for part in ("train_x", "val_x", "test_x"):
+            arrays[part] -= mean
+            arrays[part] /= deviation
+    return arrays, classes
+
+
+def _read(data: Data, place: Path | str) -> tuple[NDArray[Any], NDArray[Any], int, Arrays | None]:
+    """Return features, targets, the number of classes and the test part that the source itself sets apart."""
+    if isinstance(data, CSV):
+        table = read_table(Path(place), data)
+        return table.x, table.y, table.classes, None
+    if isinstance(place, str):
+        from sklearn.datasets import load_digits
+
+        x, y = load_digits(return_X_y=True)
+        # Counts of dark pixels in blocks of 4x4, hence 16.
+        return (x / 16).astype(np.float32), y.astype(np.int64), 10, None
+    x, y = _read_part(data, place, "train")
+    test_x, test_y = _read_part(data, place, "test")
+    return x, y, 10, {"test_x": test_x, "test_y": test_y}
+
+
+def _read_part(data: Data, folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the pixels `[n, height * width]` and the labels `[n]` of a part in IDX files."""
+    known = ORIGINS[data.name].sha256
+    images_name, labels_name = IDX_FILES[part]
+    images_file, labels_file = idx_file(folder, images_name), idx_file(folder, labels_name)
+    assert images_file is not None
+    assert labels_file is not None
+    images = read_idx(images_file, 3, known.get(images_name))
+    labels = read_idx(labels_file, 1, known.get(labels_name))
+    if images.shape[1:] != IMAGE_SHAPES[data.name][1:]:
+        raise BadInputError(f"{images_file} has images of {images.shape[1]}x{images.shape[2]}; allowed: 28x28.")
+    if len(images) != len(labels):
+        raise BadInputError(f"{labels_file} has {len(labels)} labels for {len(images)} images; allowed: one for each.")
+    if len(labels) and labels.max() > 9:
+        raise BadInputError(f"{labels_file} has the label {labels.max()}; allowed: 0 ... 9.")
+    return images.reshape(len(images), -1), labels.astype(np.int64)
+
+
+def _moments(x: NDArray[np.float32], *, one: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mean and standard deviation, `[features]` or, with `one`, of all values; a deviation of 0 becomes 1."""
+
+    def average(of: NDArray[Any] | None) -> NDArray[Any]:
+        total = np.zeros(x.shape[1])
+        for start in range(0, len(x), _ROWS):
+            rows = x[start : start + _ROWS].astype(np.float64)
+            total += (rows if of is None else (rows - of) ** 2).sum(axis=0)
+        mean = total / len(x)
+        return np.full_like(mean, mean.mean()) if one else mean
+
+    mean = average(None)
+    deviation = np.sqrt(average(mean))
+    # Rounding may leave a constant column a deviation that is not quite 0.
+    deviation[deviation <= 1e-7 * np.abs(mean)] = 1.0
+    return mean.astype(np.float32), deviation.astype(np.float32)

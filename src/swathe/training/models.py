@@ -1,0 +1,188 @@
+"""The networks of recipes: plain `nn.Sequential`s whose randomness comes from explicit generators."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from swathe.errors import bad_value
+from swathe.training.recipe import CNN, MLP, Model
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+# Of `small_normal`.
+_SMALL = 0.01
+
+Layer = tuple[str, nn.Module]
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe & Szegedy 2015) over all axes but the second, `[batch, features, ...]`.
+
+    As torch's with momentum 0.1, without its counter of batches; the running statistics are plain buffers, which a
+    caller may replace.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_var", torch.ones(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, momentum=0.1, eps=1e-5
+        )
+
+
+class Dropout(nn.Module):
+    """Inverted dropout (Srivastava et al. 2014) by a mask that is drawn before the step, so that `forward` is pure.
+
+    `shape` is one example's: `[features]`, or `[channels, 1, 1]` to drop whole channels of a convolution, whose
+    neighbouring pixels say the same (Tompson et al. 2015).
+    """
+
+    mask: Tensor
+
+    def __init__(self, p: float, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.p = p
+        self.shape = shape
+        self.register_buffer("mask", torch.ones(1, *shape), persistent=False)
+
+    def draw(self, batch: int, generator: torch.Generator) -> None:
+        """Draw the mask `[batch, *shape]` of the next step: 0 with probability p, else 1 / (1 - p)."""
+        uniform = torch.rand(batch, *self.shape, generator=generator, device=generator.device)
+        self.mask = uniform.ge_(self.p).div_(1 - self.p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask if self.training else x
+
+
+def build(
+    model: Model,
+    inputs: int,
+    outputs: int,
+    image_shape: tuple[int, int, int] | None,
+    dropout: float,
+    generator: torch.Generator,
+) -> nn.Sequential:
+    """Build a network `[batch, inputs] -> [batch, outputs]` on the CPU, initialised from `generator` alone.
+
+    `image_shape` is [channels, height, width] of an example, None for a table. The layers' names, and so the keys
+    of the state, do not depend on norm, activation and dropout. Raises `BadInputError` for convolutions without an
+    image, or with more poolings than its sides allow.
+    """
+    match model:
+        case CNN():
+            layers = _cnn(model, outputs, image_shape, dropout)
+        case MLP():
+            layers = [*_dense(model, model.hidden, inputs, dropout)]
+            layers.append(("output", _linear([inputs, *model.hidden][-1], outputs)))
+        case _:
+            raise bad_value("model.name", model.name, "mlp, cnn")
+    network = nn.Sequential(OrderedDict(layers))
+    initialise(network, model.init, generator)
+    return network
+
+
+def initialise(network: nn.Module, init: str, generator: torch.Generator) -> None:
+    """Draw the weights of all linear and convolution layers, in order; biases are 0 but for torch's default.
+
+    `default`: weight and bias uniform within 1 / sqrt(fan in), as torch does. `xavier_*`: Glorot & Bengio 2010.
+    `he_*`: He et al. 2015, for ReLU. `orthogonal`: Saxe et al. 2014. `small_normal`: standard deviation 0.01.
+    """
+    for layer in network.modules():
+        if not isinstance(layer, (nn.Linear, nn.Conv2d)):
+            continue
+        weight, bias = layer.weight, layer.bias
+        assert bias is not None
+        nn.init.zeros_(bias)
+        match init:
+            case "default":
+                bound = weight[0].numel() ** -0.5
+                nn.init.uniform_(weight, -bound, bound, generator=generator)
+                nn.init.uniform_(bias, -bound, bound, generator=generator)
+            case "xavier_uniform":
+                nn.init.xavier_uniform_(weight, generator=generator)
+            case "xavier_normal":
+                nn.init.xavier_normal_(weight, generator=generator)
+            case "he_uniform":
+                nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=generator)
+            case "he_normal":
+                nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+            case "orthogonal":
+                nn.init.orthogonal_(weight, generator=generator)
+            case "small_normal":
+                nn.init.normal_(weight, std=_SMALL, generator=generator)
+            case _:
+                raise bad_value("model.init", init, "one of swathe.training.recipe.INITS")
+
+
+def dropouts(network: nn.Module) -> list[Dropout]:
+    """Return the layers whose masks must be drawn before each step of training."""
+    return [layer for layer in network.modules() if isinstance(layer, Dropout)]
+
+
+def _dense(model: Model, hidden: list[int], inputs: int, dropout: float) -> Iterable[Layer]:
+    for index, (fan_in, width) in enumerate(zip([inputs, *hidden], hidden, strict=False), start=1):
+        yield f"linear{index}", _linear(fan_in, width)
+        match model.norm:
+            case "batch":
+                yield f"norm{index}", BatchNorm(width)
+            case "layer":
+                yield f"norm{index}", nn.LayerNorm(width)
+        yield f"activation{index}", _ACTIVATIONS[model.activation]()
+        if dropout:
+            yield f"dropout{index}", Dropout(dropout, (width,))
+
+
+def _cnn(model: CNN, outputs: int, image_shape: tuple[int, int, int] | None, dropout: float) -> list[Layer]:
+    if image_shape is None:
+        raise bad_value("model.name", model.name, "mlp, as the data is no image")
+    layers: list[Layer] = [("image", nn.Unflatten(1, image_shape))]
+    fan_in, height, width = image_shape
+    for index, channels in enumerate(model.channels, start=1):
+        layers.append((f"conv{index}", _convolution(fan_in, channels)))
+        match model.norm:
+            case "batch":
+                layers.append((f"conv_norm{index}", BatchNorm(channels)))
+            case "layer":
+                # One group is layer normalisation over channels, height and width, with a weight a channel.
+                layers.append((f"conv_norm{index}", nn.GroupNorm(1, channels)))
+        layers.append((f"conv_activation{index}", _ACTIVATIONS[model.activation]()))
+        layers.append((f"pool{index}", nn.MaxPool2d(2)))
+        if dropout:
+            layers.append((f"conv_dropout{index}", Dropout(dropout, (channels, 1, 1))))
+        fan_in, height, width = channels, height // 2, width // 2
+        if min(height, width) < 1:
+            allowed = f"fewer than {index} entries for images of {image_shape[1]}x{image_shape[2]}"
+            raise bad_value("model.channels", model.channels, allowed)
+    features = fan_in * height * width
+    layers.append(("flatten", nn.Flatten()))
+    layers += _dense(model, model.hidden, features, dropout)
+    layers.append(("output", _linear([features, *model.hidden][-1], outputs)))
+    return layers
+
+
+# The weights are drawn by `initialise`: torch must not draw from its global stream first.
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    return nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+
+
+def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, device="meta").to_empty(device="cpu")

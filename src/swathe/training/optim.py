@@ -1,0 +1,78 @@
+"""One update of all parameters: torch's optimisers behind one step with penalties, decay and clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from swathe.training.recipe import Adam, Momentum, Optim, Regularization, RMSprop
+
+ADAMW_WEIGHT_DECAY = 0.01
+
+
+class Update:
+    """Updates a network's parameters, which it gathers into one vector `[parameters]` that they become views of.
+
+    One vector means one kernel for each operation of a step, however many layers there are. As in torch, penalties
+    and decay apply to all parameters, biases and norm weights included.
+
+    A step is, in this order: the gradient of the l1 penalty (`l1 * sign(p)`) is added; the global norm is taken and,
+    with `clip_norm`, the gradient scaled down to it as `torch.nn.utils.clip_grad_norm_` does; decoupled decay
+    `p *= 1 - lr * weight_decay` (Loshchilov & Hutter 2019, algorithm 2, as torch's AdamW has it); torch's optimiser,
+    which adds l2 as its `weight_decay`.
+    """
+
+    def __init__(self, network: nn.Module, optim: Optim, regularization: Regularization) -> None:
+        self._parameters = list(network.parameters())
+        self._flat = _flatten(self._parameters)
+        self._optimizer = _torch_optimizer(self._flat, optim, regularization.l2)
+        self._l1 = regularization.l1
+        self._weight_decay = decoupled_decay(optim, regularization)
+        self._clip_norm = regularization.clip_norm
+
+    def step(self, loss: Tensor, lr: float) -> Tensor:
+        """Descend from `loss` at rate `lr`; returns the gradient's global norm before clipping, on the device."""
+        gradients = torch.autograd.grad(loss, self._parameters)
+        with torch.no_grad():
+            gradient = torch.cat([part.reshape(-1) for part in gradients])
+            if self._l1:
+                gradient.add_(self._flat.sign(), alpha=self._l1)
+            norm: Tensor = torch.linalg.vector_norm(gradient)
+            if self._clip_norm is not None:
+                gradient.mul_((self._clip_norm / (norm + 1e-6)).clamp_(max=1.0))
+            if self._weight_decay:
+                self._flat.mul_(1 - lr * self._weight_decay)
+        self._flat.grad = gradient
+        self._optimizer.param_groups[0]["lr"] = lr
+        self._optimizer.step()
+        return norm
+
+
+def decoupled_decay(optim: Optim, regularization: Regularization) -> float:
+    """Return the decoupled weight decay: when none is given, 0.01 for adamw and 0 for the others, as in torch."""
+    if regularization.weight_decay is not None:
+        return regularization.weight_decay
+    return ADAMW_WEIGHT_DECAY if optim.name == "adamw" else 0.0
+
+
+def _flatten(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
+    flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+    for parameter, part in zip(parameters, torch.split(flat, [one.numel() for one in parameters]), strict=True):
+        parameter.data = part.view_as(parameter)
+    return nn.Parameter(flat)
+
+
+def _torch_optimizer(flat: nn.Parameter, optim: Optim, l2: float) -> torch.optim.Optimizer:
+    # Fused kernels take half the time of the others on a CPU; there is none for RMSprop.
+    match optim:
+        case Adam(lr=lr, beta1=beta1, beta2=beta2, eps=eps):
+            return torch.optim.Adam([flat], lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=l2, fused=True)
+        case RMSprop(lr=lr, alpha=alpha, eps=eps):
+            return torch.optim.RMSprop([flat], lr=lr, alpha=alpha, eps=eps, weight_decay=l2)
+        case Momentum(name=name, lr=lr, momentum=momentum):
+            nesterov = name == "nesterov"
+            return torch.optim.SGD([flat], lr, momentum, weight_decay=l2, nesterov=nesterov, fused=True)
+        case _:
+            return torch.optim.SGD([flat], lr=optim.lr, weight_decay=l2, fused=True)

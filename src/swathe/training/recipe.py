@@ -1,0 +1,398 @@
+"""Recipes: the declarative description of one training run, as plain dataclasses.
+
+They are the only schema there is: `swathe.config` registers these very classes with Hydra.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from swathe.errors import bad_value
+
+
+@dataclass
+class Model:
+    """What every architecture shares."""
+
+    name: str = "mlp"
+    activation: str = "relu"
+    norm: str = "none"
+    init: str = "default"
+
+
+@dataclass
+class MLP(Model):
+    """Fully connected network: `[batch, features] -> hidden ... -> [batch, outputs]`."""
+
+    hidden: list[int] = field(default_factory=lambda: [128])
+
+
+@dataclass
+class CNN(Model):
+    """Small convolutional network: 3x3 convolution, norm, activation and 2x2 pooling for each entry of `channels`."""
+
+    name: str = "cnn"
+    channels: list[int] = field(default_factory=lambda: [16, 32])
+    hidden: list[int] = field(default_factory=lambda: [64])
+
+
+@dataclass
+class Data:
+    """What every dataset shares; fractions are of the training part, `limit` keeps the first n after shuffling."""
+
+    name: str = "digits"
+    val_fraction: float = 0.2
+    test_fraction: float = 0.0
+    split_seed: int = 0
+    limit: int | None = None
+    standardize: bool = True
+    folder: str | None = None
+
+
+@dataclass
+class CSV(Data):
+    """A table in a CSV file with a header line: `target` is the column to predict."""
+
+    name: str = "csv"
+    path: str = ""
+    target: str = ""
+    task: str = "classification"
+
+
+@dataclass
+class Optim:
+    """Stochastic gradient descent, and what every optimiser shares."""
+
+    name: str = "sgd"
+    lr: float = 0.1
+
+
+@dataclass
+class Momentum(Optim):
+    """Heavy-ball momentum (Polyak 1964), or Nesterov's form when named so (Sutskever et al. 2013)."""
+
+    name: str = "momentum"
+    momentum: float = 0.9
+
+
+@dataclass
+class RMSprop(Optim):
+    """RMSprop (Tieleman & Hinton 2012)."""
+
+    name: str = "rmsprop"
+    lr: float = 1e-3
+    alpha: float = 0.99
+    eps: float = 1e-8
+
+
+@dataclass
+class Adam(Optim):
+    """Adam (Kingma & Ba 2015); named `adamw`, its decoupled decay defaults to 0.01 (Loshchilov & Hutter 2019)."""
+
+    name: str = "adam"
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+
+@dataclass
+class Schedule:
+    """Constant rate, and what every schedule shares: a linear warm-up from 1e-7 over `warmup_steps` steps."""
+
+    name: str = "constant"
+    warmup_steps: int = 0
+
+
+@dataclass
+class StepSchedule(Schedule):
+    """Multiply the rate by `gamma` every `every_epochs` epochs."""
+
+    name: str = "step"
+    every_epochs: int = 10
+    gamma: float = 0.1
+
+
+@dataclass
+class CosineSchedule(Schedule):
+    """Half a cosine from the rate to `final_fraction` of it (Loshchilov & Hutter 2017, without restarts)."""
+
+    name: str = "cosine"
+    final_fraction: float = 0.0
+
+
+@dataclass
+class PlateauSchedule(Schedule):
+    """Multiply the rate by `factor` when validation loss has not improved for `patience` epochs."""
+
+    name: str = "plateau"
+    factor: float = 0.1
+    patience: int = 3
+    threshold: float = 1e-4
+
+
+@dataclass
+class Regularization:
+    """Penalties and stopping.
+
+    `l1`, `l2`: coefficients whose gradient is added to the loss's (l2 as torch's `weight_decay` of SGD and Adam).
+    `weight_decay`: decoupled (AdamW's); None means 0.01 for adamw and 0 for the others, as in torch.
+    `clip_norm`: bound of the global gradient norm. `patience`: epochs without an improvement of validation
+    loss by more than `min_delta` after which the run ends early.
+    """
+
+    l1: float = 0.0
+    l2: float = 0.0
+    weight_decay: float | None = None
+    dropout: float = 0.0
+    clip_norm: float | None = None
+    patience: int | None = None
+    min_delta: float = 0.0
+
+
+MODELS: dict[str, type[Model]] = {"mlp": MLP, "cnn": CNN}
+DATASETS: dict[str, type[Data]] = {"digits": Data, "fashion_mnist": Data, "mnist": Data, "csv": CSV}
+OPTIMIZERS: dict[str, type[Optim]] = {
+    "sgd": Optim,
+    "momentum": Momentum,
+    "nesterov": Momentum,
+    "rmsprop": RMSprop,
+    "adam": Adam,
+    "adamw": Adam,
+}
+SCHEDULES: dict[str, type[Schedule]] = {
+    "constant": Schedule,
+    "step": StepSchedule,
+    "cosine": CosineSchedule,
+    "plateau": PlateauSchedule,
+}
+
+
+@dataclass
+class Recipe:
+    """One training run: everything that its numbers depend on, but the machine."""
+
+    model: Model = field(default_factory=MLP)
+    data: Data = field(default_factory=Data)
+    optim: Optim = field(default_factory=Adam)
+    schedule: Schedule = field(default_factory=Schedule)
+    regularization: Regularization = field(default_factory=Regularization)
+    batch_size: int | str = 64
+    epochs: int = 20
+    seed: int = 0
+
+
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu")
+NORMS = ("none", "batch", "layer")
+INITS = ("default", "xavier_uniform", "xavier_normal", "he_uniform", "he_normal", "orthogonal", "small_normal")
+TASKS = ("classification", "regression")
+
+# [channels, height, width] of the datasets that are images; a network with convolutions needs one of them.
+IMAGE_SHAPES: dict[str, tuple[int, int, int]] = {
+    "digits": (1, 8, 8),
+    "fashion_mnist": (1, 28, 28),
+    "mnist": (1, 28, 28),
+}
+# Datasets that come with test examples of their own, which no fraction is taken for.
+WITH_TEST_PART = ("fashion_mnist", "mnist")
+
+# Reported metrics that differ from run to run on the same machine.
+TIMING_METRICS = frozenset({"examples_per_second", "seconds"})
+
+# Keys of a trial's config that describe no recipe.
+_NOT_RECIPE = ("trainable", "params")
+
+Group = TypeVar("Group")
+
+
+def recipe_from_config(config: Mapping[str, Any]) -> Recipe:
+    """Build a recipe from the plain nested dictionary that a trial's config is, and `check` it.
+
+    A key that is left out has the default of its class. The keys `trainable` and `params` are passed over.
+    Raises `BadInputError` for an unknown key, an unknown name or a value that is not allowed.
+    """
+    given = {key: value for key, value in config.items() if key not in _NOT_RECIPE}
+    known = [one.name for one in fields(Recipe)]
+    for key, value in given.items():
+        if key not in known:
+            raise bad_value(str(key), value, f"one of the keys {', '.join(known)}")
+    groups: dict[str, Any] = {
+        "model": _named("model", given.pop("model", {}), MODELS, "mlp"),
+        "data": _named("data", given.pop("data", {}), DATASETS, "digits"),
+        "optim": _named("optim", given.pop("optim", {}), OPTIMIZERS, "adam"),
+        "schedule": _named("schedule", given.pop("schedule", {}), SCHEDULES, "constant"),
+        "regularization": _group("regularization", given.pop("regularization", {}), Regularization),
+    }
+    recipe = Recipe(**groups, **given)
+    check(recipe)
+    return recipe
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a recipe with a value that is not allowed: `BadInputError` with the dotted key, the value and why."""
+    _check_model(recipe.model)
+    _check_data(recipe.data)
+    _check_optim(recipe.optim)
+    _check_schedule(recipe.schedule)
+    _check_regularization(recipe.regularization)
+    if recipe.batch_size != "full":
+        _whole("batch_size", recipe.batch_size, 1, "full")
+    _whole("epochs", recipe.epochs, 1)
+    _real("seed", recipe.seed, "an integer from 0 to 2**63 - 1", lambda x: isinstance(x, int) and 0 <= x < 2**63)
+    _check_together(recipe)
+
+
+def _check_model(model: Model) -> None:
+    _one_of("model.name", model.name, tuple(MODELS))
+    _one_of("model.activation", model.activation, ACTIVATIONS)
+    _one_of("model.norm", model.norm, NORMS)
+    _one_of("model.init", model.init, INITS)
+    match model:
+        case CNN(channels=channels, hidden=hidden):
+            _sizes("model.channels", channels, least=1)
+            _sizes("model.hidden", hidden)
+        case MLP(hidden=hidden):
+            _sizes("model.hidden", hidden)
+
+
+def _check_data(data: Data) -> None:
+    _one_of("data.name", data.name, tuple(DATASETS))
+    _real("data.val_fraction", data.val_fraction, "a number above 0 and below 1", lambda x: 0 < x < 1)
+    rest = 1 - data.val_fraction
+    allowed = f"a number from 0 to below {rest:g} (1 - data.val_fraction)"
+    _real("data.test_fraction", data.test_fraction, allowed, lambda x: 0 <= x < rest)
+    if data.name in WITH_TEST_PART and data.test_fraction != 0:
+        raise bad_value("data.test_fraction", data.test_fraction, f"0, as {data.name} has test examples of its own")
+    _whole("data.split_seed", data.split_seed, 0)
+    if data.limit is not None:
+        _whole("data.limit", data.limit, 1, None)
+    if not isinstance(data.standardize, bool):
+        raise bad_value("data.standardize", data.standardize, "true, false")
+    if data.folder is not None:
+        _text("data.folder", data.folder, "the path of a folder, or null")
+    if isinstance(data, CSV):
+        _text("data.path", data.path, "the path of a CSV file")
+        _text("data.target", data.target, "the name of the column to predict")
+        _one_of("data.task", data.task, TASKS)
+
+
+def _check_optim(optim: Optim) -> None:
+    _one_of("optim.name", optim.name, tuple(OPTIMIZERS))
+    _real("optim.lr", optim.lr, "a finite number above 0", lambda x: x > 0)
+    fraction = "a number from 0 to below 1"
+    match optim:
+        case Momentum(name="nesterov"):
+            _real("optim.momentum", optim.momentum, "a number above 0 and below 1", lambda x: 0 < x < 1)
+        case Momentum():
+            _real("optim.momentum", optim.momentum, fraction, lambda x: 0 <= x < 1)
+        case RMSprop():
+            _real("optim.alpha", optim.alpha, fraction, lambda x: 0 <= x < 1)
+            _real("optim.eps", optim.eps, "a finite number above 0", lambda x: x > 0)
+        case Adam():
+            _real("optim.beta1", optim.beta1, fraction, lambda x: 0 <= x < 1)
+            _real("optim.beta2", optim.beta2, fraction, lambda x: 0 <= x < 1)
+            _real("optim.eps", optim.eps, "a finite number above 0", lambda x: x > 0)
+
+
+def _check_schedule(schedule: Schedule) -> None:
+    _one_of("schedule.name", schedule.name, tuple(SCHEDULES))
+    _whole("schedule.warmup_steps", schedule.warmup_steps, 0)
+    match schedule:
+        case StepSchedule():
+            _whole("schedule.every_epochs", schedule.every_epochs, 1)
+            _real("schedule.gamma", schedule.gamma, "a number above 0, at most 1", lambda x: 0 < x <= 1)
+        case CosineSchedule():
+            _real("schedule.final_fraction", schedule.final_fraction, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+        case PlateauSchedule():
+            _real("schedule.factor", schedule.factor, "a number above 0 and below 1", lambda x: 0 < x < 1)
+            _whole("schedule.patience", schedule.patience, 0)
+            _real("schedule.threshold", schedule.threshold, "a number from 0 to below 1", lambda x: 0 <= x < 1)
+
+
+def _check_regularization(regularization: Regularization) -> None:
+    nonnegative = "a finite number, at least 0"
+    _real("regularization.l1", regularization.l1, nonnegative, lambda x: x >= 0)
+    _real("regularization.l2", regularization.l2, nonnegative, lambda x: x >= 0)
+    _real("regularization.min_delta", regularization.min_delta, nonnegative, lambda x: x >= 0)
+    _real("regularization.dropout", regularization.dropout, "a number from 0 to below 1", lambda x: 0 <= x < 1)
+    if regularization.weight_decay is not None:
+        _real("regularization.weight_decay", regularization.weight_decay, f"{nonnegative}, or null", lambda x: x >= 0)
+    if regularization.clip_norm is not None:
+        allowed = "a finite number above 0, or null"
+        _real("regularization.clip_norm", regularization.clip_norm, allowed, lambda x: x > 0)
+    if regularization.patience is not None:
+        _whole("regularization.patience", regularization.patience, 1, None)
+
+
+def _check_together(recipe: Recipe) -> None:
+    """Refuse what is allowed alone but not together."""
+    model, data = recipe.model, recipe.data
+    if model.norm == "batch" and 1 in (recipe.batch_size, data.limit):
+        key = "batch_size" if recipe.batch_size == 1 else "data.limit"
+        raise bad_value(key, 1, "at least 2 with model.norm batch, whose statistics need more than one example")
+    if isinstance(model, CNN):
+        if data.name not in IMAGE_SHAPES:
+            raise bad_value("model.name", model.name, f"mlp with data.name {data.name}, which is no image")
+        # Each entry halves height and width, and no side may vanish.
+        most = int(math.log2(min(IMAGE_SHAPES[data.name][1:])))
+        if len(model.channels) > most:
+            raise bad_value("model.channels", model.channels, f"at most {most} entries with data.name {data.name}")
+
+
+def _named(key: str, given: object, classes: Mapping[str, type[Group]], default: str) -> Group:
+    name = given.get("name", default) if isinstance(given, Mapping) else default
+    _one_of(f"{key}.name", name, tuple(classes))
+    # Several names share a class, whose own default need not be the one asked for.
+    return _group(key, {**given, "name": name} if isinstance(given, Mapping) else given, classes[name])
+
+
+def _group(key: str, given: object, kind: type[Group]) -> Group:
+    if not isinstance(given, Mapping):
+        raise bad_value(key, given, "a group of keys and values")
+    types = {one.name: str(one.type) for one in fields(kind)}  # type: ignore[arg-type]
+    for name, value in given.items():
+        if name not in types:
+            raise bad_value(f"{key}.{name}", value, f"one of the keys {', '.join(f'{key}.{known}' for known in types)}")
+    return kind(**{name: _plain(value, types[name]) for name, value in given.items()})
+
+
+def _plain(value: Any, type_name: str) -> Any:
+    """Give an integer the type of its field, and a tuple the list's; anything else is judged by `check`."""
+    if type_name.startswith("float") and type(value) is int and abs(value) <= sys.float_info.max:
+        return float(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in allowed:
+        raise bad_value(key, value, ", ".join(allowed))
+
+
+def _real(key: str, value: object, allowed: str, holds: Callable[[Any], bool]) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise bad_value(key, value, allowed)
+    # The comparison refuses infinities, NaN and integers that no float can hold.
+    if not (abs(value) <= sys.float_info.max and holds(value)):
+        raise bad_value(key, value, allowed)
+
+
+def _whole(key: str, value: object, least: int, *others: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        words = [f"an integer, at least {least}", *("null" if other is None else str(other) for other in others)]
+        raise bad_value(key, value, ", or ".join(words))
+
+
+def _text(key: str, value: object, allowed: str) -> None:
+    if not isinstance(value, str) or not value:
+        raise bad_value(key, value, allowed)
+
+
+def _sizes(key: str, value: object, least: int = 0) -> None:
+    sizes = value if isinstance(value, list) else None
+    if sizes is None or len(sizes) < least or any(type(size) is not int or size < 1 for size in sizes):
+        allowed = "a list of integers, each at least 1" + (f", with at least {least} of them" if least else "")
+        raise bad_value(key, value, allowed)

@@ -1,0 +1,154 @@
+"""One recipe trained alone: the plain loop, with the tensors in memory and no DataLoader."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from swathe.training import streams
+from swathe.training.data import load
+from swathe.training.models import build, dropouts
+from swathe.training.optim import Update
+from swathe.training.recipe import Recipe, check
+from swathe.training.schedule import EarlyStopping, LearningRate
+from swathe.training.streams import Stream
+
+# How often a run looks whether it should stop (seconds).
+POLL_SECONDS = 0.005
+# A loss that is not finite is noticed at every so many steps: by count and not by time, so that a run that diverges
+# gives the same numbers again; and seldom enough that a GPU is not kept waiting.
+CHECK_STEPS = 32
+# Validation examples in one forward pass.
+EVALUATION_ROWS = 1024
+
+
+class Solo:
+    """One training run on one device.
+
+    Every epoch goes once through a new permutation of the training part in whole batches; the rest that fills no
+    batch is left out of that epoch, and a batch larger than the part is the part. All randomness is a function of
+    (recipe.seed, epoch, step), see `streams`. Raises `BadInputError` for a recipe or data that is refused.
+    """
+
+    def __init__(self, recipe: Recipe, device: str, cache: Path) -> None:
+        check(recipe)
+        self.recipe = recipe
+        self.dataset = load(recipe.data, cache)
+        self._data = self.dataset.to(device)
+        self._device = device
+        examples, inputs = self._data.train_x.shape
+        dropout = recipe.regularization.dropout
+        generator = streams.generator(recipe.seed, Stream.INIT)
+        outputs = self._data.classes or 1
+        self.network = build(recipe.model, inputs, outputs, self._data.image_shape, dropout, generator).to(device)
+        self._dropouts = dropouts(self.network)
+        self._update = Update(self.network, recipe.optim, recipe.regularization)
+        self._batch = examples if recipe.batch_size == "full" else min(int(recipe.batch_size), examples)
+        self._steps = examples // self._batch
+        self._rate = LearningRate(recipe.schedule, recipe.optim.lr, self._steps, recipe.epochs)
+        self._stopping = EarlyStopping(recipe.regularization.patience, recipe.regularization.min_delta)
+        self._should_stop: Callable[[], bool] = lambda: False
+        self._next_poll = 0.0
+
+    def reports(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, dict[str, float], float]]:
+        """Train, and yield (epoch from 1, metrics, seconds spent on the epoch) after each epoch; to be called once.
+
+        Metrics: train_loss (mean over the epoch's steps, without penalties), val_loss, val_accuracy (classification),
+        lr (of the last step), grad_norm and grad_norm_max (over the steps, before clipping), examples_per_second (in
+        training), seconds (of training and validation so far). Ends in mid-epoch, without a report, once
+        `should_stop()`; after an early stop; and after an epoch whose loss was not finite, which is cut short and
+        whose val_loss and val_accuracy are NaN.
+        """
+        self._should_stop = should_stop
+        seconds = 0.0
+        for epoch in range(1, self.recipe.epochs + 1):
+            began = time.perf_counter()
+            trained = self._train(epoch)
+            if trained is None:
+                return
+            losses, norms = (torch.stack(values).double() for values in trained)
+            train_loss = losses.mean().item()
+            training_seconds = time.perf_counter() - began
+            val_loss, val_accuracy = self._evaluate() if math.isfinite(train_loss) else (math.nan, math.nan)
+            spent = time.perf_counter() - began
+            seconds += spent
+            metrics = {
+                "train_loss": train_loss,
+                "val_loss": val_loss,
+                "lr": self._rate.at((epoch - 1) * self._steps + len(losses) - 1),
+                "grad_norm": norms.mean().item(),
+                "grad_norm_max": norms.max().item(),
+                "examples_per_second": len(losses) * self._batch / training_seconds,
+                "seconds": seconds,
+            }
+            if self._data.classes:
+                metrics["val_accuracy"] = val_accuracy
+            yield epoch, metrics, spent
+            if not math.isfinite(val_loss) or self._stopping.is_over(val_loss):
+                return
+            self._rate.end_epoch(val_loss)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return a copy of the network's parameters and buffers, on the CPU."""
+        return {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+
+    def _train(self, epoch: int) -> tuple[list[Tensor], list[Tensor]] | None:
+        """Train one epoch: the loss and the gradient norm of each step, left on the device; None when stopped."""
+        data, batch = self._data, self._batch
+        shuffle = streams.generator(self.recipe.seed, Stream.ORDER, epoch)
+        order = torch.randperm(len(data.train_x), generator=shuffle).to(self._device)
+        losses: list[Tensor] = []
+        norms: list[Tensor] = []
+        self.network.train()
+        for step in range(self._steps):
+            if self._told_to_stop():
+                return None
+            rows = order[step * batch : (step + 1) * batch]
+            self._draw_masks(epoch, step)
+            loss = self._loss(self.network(data.train_x.index_select(0, rows)), data.train_y.index_select(0, rows))
+            norms.append(self._update.step(loss, self._rate.at((epoch - 1) * self._steps + step)))
+            losses.append(loss.detach())
+            if step % CHECK_STEPS == CHECK_STEPS - 1 and not math.isfinite(losses[-1].item()):
+                break
+        return losses, norms
+
+    @torch.inference_mode()
+    def _evaluate(self) -> tuple[float, float]:
+        """Return the mean loss and the accuracy on the validation part, or two NaNs when the loss is not finite."""
+        data = self._data
+        self.network.eval()
+        loss = torch.zeros((), dtype=torch.float64, device=self._device)
+        right = torch.zeros((), dtype=torch.int64, device=self._device)
+        for x, y in zip(
+            torch.split(data.val_x, EVALUATION_ROWS), torch.split(data.val_y, EVALUATION_ROWS), strict=True
+        ):
+            outputs = self.network(x)
+            loss += self._loss(outputs, y, reduction="sum")
+            right += (outputs.argmax(dim=1) == y).sum()
+        mean = loss.item() / len(data.val_y)
+        return (mean, right.item() / len(data.val_y)) if math.isfinite(mean) else (math.nan, math.nan)
+
+    def _loss(self, outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        if self._data.classes:
+            return F.cross_entropy(outputs, targets, reduction=reduction)
+        return F.mse_loss(outputs.squeeze(1), targets, reduction=reduction)
+
+    def _draw_masks(self, epoch: int, step: int) -> None:
+        if not self._dropouts:
+            return
+        generator = streams.generator(self.recipe.seed, Stream.DROPOUT, epoch, step, self._device)
+        for layer in self._dropouts:
+            layer.draw(self._batch, generator)
+
+    def _told_to_stop(self) -> bool:
+        now = time.perf_counter()
+        if now < self._next_poll:
+            return False
+        self._next_poll = now + POLL_SECONDS
+        return self._should_stop()

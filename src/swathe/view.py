@@ -1,0 +1,130 @@
+"""What the user sees of a running sweep: a live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from swathe.events import TrialState
+from swathe.runtime import Progress
+
+LINE_SECONDS = 5.0
+
+
+class PlainView:
+    """One line every few seconds, and at each change of the best trial: for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said = 0.0
+        self._best: tuple[int, float] | None = None
+
+    def show(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now - self._said >= LINE_SECONDS or (progress.best != self._best and now - self._said >= 1.0):
+            self._said, self._best = now, progress.best
+            self._console.print(headline(progress), highlight=False, soft_wrap=True)
+
+    def say(self, message: str) -> None:
+        self._console.print(message, highlight=False, soft_wrap=True)
+
+
+class LiveView:
+    """A table that is drawn anew in place."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def show(self, progress: Progress) -> None:
+        self._live.update(panel(progress))
+
+    def say(self, message: str) -> None:
+        self._live.console.print(message, highlight=False)
+
+
+@contextmanager
+def open_view(console: Console, *, quiet: bool) -> Iterator[PlainView | LiveView | SilentView]:
+    """Choose the view that fits where the output goes."""
+    if quiet:
+        yield SilentView()
+    elif console.is_terminal:
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            yield LiveView(live)
+    else:
+        yield PlainView(console)
+
+
+class SilentView:
+    """Shows nothing: `--quiet` and `--json`."""
+
+    def show(self, progress: Progress) -> None:
+        """Nothing."""
+
+    def say(self, message: str) -> None:
+        """Nothing."""
+
+
+def finished(progress: Progress) -> int:
+    """Return how many trials are over."""
+    return sum(progress.counts.values())
+
+
+def headline(progress: Progress) -> str:
+    """Return the state of a sweep in one line."""
+    counts = progress.counts
+    words = [
+        f"{finished(progress)}/{progress.trials} trials",
+        f"{counts.get(TrialState.COMPLETE, 0)} complete",
+        f"{counts.get(TrialState.PRUNED, 0)} pruned",
+    ]
+    if counts.get(TrialState.FAILED, 0):
+        words.append(f"{counts[TrialState.FAILED]} failed")
+    words.append(f"{progress.running} running")
+    if progress.best is not None:
+        words.append(f"best {progress.metric} {progress.best[1]:.5g} (trial {progress.best[0]})")
+    words.append(f"{progress.elapsed:.0f} s")
+    return ", ".join(words)
+
+
+def panel(progress: Progress) -> Group:
+    """Return the live table: progress, counts, pace and the best config so far."""
+    bar = Table.grid(padding=(0, 1))
+    over = finished(progress)
+    bar.add_row(
+        Text(progress.name, style="bold"),
+        ProgressBar(total=progress.trials, completed=over, width=30),
+        f"{over}/{progress.trials} trials",
+        f"{progress.elapsed:.0f} s",
+        eta(progress),
+    )
+    counts = Text(f"{progress.workers} workers   {progress.running} running   ")
+    counts.append(f"{progress.counts.get(TrialState.COMPLETE, 0)} complete   ", style="green")
+    counts.append(f"{progress.counts.get(TrialState.PRUNED, 0)} pruned   ", style="yellow")
+    counts.append(f"{progress.counts.get(TrialState.FAILED, 0)} failed", style="red")
+    lines: list[Table | Text] = [bar, counts]
+    if progress.best is not None:
+        number, value = progress.best
+        params = "  ".join(f"{key}={short(shown)}" for key, shown in progress.best_params.items())
+        lines.append(Text(f"best so far: trial {number}, {progress.metric} {value:.5g}"))
+        lines.append(Text(params, style="dim"))
+    return Group(*lines)
+
+
+def eta(progress: Progress) -> str:
+    """Return how long the rest of the trials will take at the pace so far."""
+    over = finished(progress)
+    if over < 3 or progress.elapsed <= 0:
+        return ""
+    return f"about {progress.elapsed / over * (progress.trials - over):.0f} s to go"
+
+
+def short(value: object) -> str:
+    """Return a value as people read it: three digits of a float."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,76 @@
+"""The working folder: names, cards, the driver's lock."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from swathe.errors import BadInputError
+from swathe.home import Home, SweepCard, open_home, write_aside
+
+CARD = SweepCard("s", "id", None, "sqlite:///x", "s", "val_loss", "minimize", 3, "swathe launch s", 0.0)
+
+
+def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
+    folder = Home(tmp_path).sweep("s")
+    assert folder.card() is None
+    folder.write_card(CARD)
+    assert folder.card() == CARD
+    assert [sweep.name for sweep in Home(tmp_path).sweeps()] == ["s"]
+    assert folder.card_file.stat().st_mode & 0o077 == 0, "a storage URL can hold a password"
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "x" * 101])
+def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInputError, match=r"sweep\.name"):
+        Home(tmp_path).sweep(name)
+
+
+def test_an_unknown_sweep_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    Home(tmp_path).sweep("s").write_card(CARD)
+    with pytest.raises(BadInputError, match=r"no sweep 't' .* there are: s"):
+        Home(tmp_path).existing("t")
+
+
+def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SWATHE_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(BadInputError, match="SWATHE_HOME"):
+        open_home(create=True)
+
+
+def test_a_second_driver_is_refused_and_a_dead_ones_lock_is_free(tmp_path: Path) -> None:
+    folder = Home(tmp_path).sweep("s")
+    code = (
+        "import sys, pathlib; from swathe.home import Home\n"
+        f"with Home(pathlib.Path({str(tmp_path)!r})).sweep('s').drive():\n"
+        "    print('held', flush=True); sys.stdin.read()\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    driver = folder.driver()
+    assert driver is not None
+    assert driver["pid"] == holder.pid
+    with pytest.raises(BadInputError, match=f"is being run by process {holder.pid}"), folder.drive():
+        pass
+    holder.kill()
+    holder.wait()
+    deadline = time.monotonic() + 10
+    while folder.driver() is not None and time.monotonic() < deadline:
+        pass
+    with folder.drive():
+        assert folder.driver() is not None
+    assert folder.driver() is None
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    write_aside(path, b"one")
+    write_aside(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]

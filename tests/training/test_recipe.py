@@ -1,0 +1,157 @@
+"""Recipes from plain configs: what is built, and what is refused in which words."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swathe.errors import BadInputError
+from swathe.training import recipe
+from swathe.training.recipe import CNN, CSV, Adam, Momentum, PlateauSchedule, Recipe, RMSprop, recipe_from_config
+
+CSV_FILE = {"name": "csv", "path": "table.csv", "target": "y"}
+
+
+def test_an_empty_config_is_the_default_recipe() -> None:
+    assert recipe_from_config({}) == Recipe()
+
+
+def test_classes_are_chosen_by_name() -> None:
+    built = recipe_from_config(
+        {
+            "trainable": None,
+            "params": {},
+            "model": {"name": "cnn", "channels": (8,), "hidden": []},
+            "data": {"name": "mnist", "limit": 100},
+            "optim": {"name": "nesterov", "lr": 1},
+            "schedule": {"name": "plateau"},
+            "batch_size": "full",
+        }
+    )
+    assert built.model == CNN(channels=[8], hidden=[])
+    assert built.optim == Momentum(name="nesterov", lr=1.0)
+    assert type(built.optim.lr) is float
+    assert built.schedule == PlateauSchedule()
+    assert built.batch_size == "full"
+    assert isinstance(recipe_from_config({"data": CSV_FILE}).data, CSV)
+    assert isinstance(recipe_from_config({"optim": {"name": "rmsprop"}}).optim, RMSprop)
+    assert isinstance(recipe_from_config({"optim": {"name": "adamw"}}).optim, Adam)
+
+
+@pytest.mark.parametrize("optim", recipe.OPTIMIZERS)
+@pytest.mark.parametrize("schedule", recipe.SCHEDULES)
+def test_a_recipe_survives_the_way_through_a_dictionary(optim: str, schedule: str) -> None:
+    built = recipe_from_config({"optim": {"name": optim}, "schedule": {"name": schedule}})
+    assert recipe_from_config(dataclasses.asdict(built)) == built
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"lr": 0.1}, "lr: 0.1 is not allowed; allowed: one of the keys model, data, optim"),
+    ({"model": "mlp"}, "model: 'mlp' is not allowed; allowed: a group"),
+    ({"model": {"name": "mpl"}}, "model.name: 'mpl' is not allowed; allowed: mlp, cnn"),
+    ({"model": {"name": ["mlp"]}}, "model.name: ['mlp']"),
+    ({"model": {"width": 3}}, "model.width: 3 is not allowed; allowed: one of the keys model.name"),
+    ({"model": {"activation": "rleu"}}, "model.activation: 'rleu' is not allowed; allowed: sigmoid, tanh, relu"),
+    ({"model": {"norm": "group"}}, "model.norm: 'group' is not allowed; allowed: none, batch, layer"),
+    ({"model": {"init": "zeros"}}, "model.init: 'zeros' is not allowed; allowed: default, xavier_uniform"),
+    ({"model": {"hidden": 128}}, "model.hidden: 128 is not allowed; allowed: a list of integers"),
+    ({"model": {"hidden": [0]}}, "model.hidden: [0]"),
+    ({"model": {"hidden": [True]}}, "model.hidden: [True]"),
+    ({"model": {"name": "cnn", "channels": []}}, "model.channels: []"),
+    ({"model": {"name": "cnn", "channels": [4, 4, 4, 4]}}, "at most 3 entries with data.name digits"),
+    ({"model": {"name": "cnn"}, "data": CSV_FILE}, "model.name: 'cnn' is not allowed; allowed: mlp with data.name csv"),
+    ({"data": {"name": "cifar"}}, "data.name: 'cifar' is not allowed; allowed: digits, fashion_mnist, mnist, csv"),
+    ({"data": {"val_fraction": 0.0}}, "data.val_fraction: 0.0"),
+    ({"data": {"val_fraction": 0.5, "test_fraction": 0.5}}, "data.test_fraction: 0.5"),
+    ({"data": {"name": "mnist", "test_fraction": 0.1}}, "data.test_fraction: 0.1"),
+    ({"data": {"split_seed": -1}}, "data.split_seed: -1"),
+    ({"data": {"limit": 0}}, "data.limit: 0 is not allowed; allowed: an integer, at least 1, or null"),
+    ({"data": {"standardize": "yes"}}, "data.standardize: 'yes'"),
+    ({"data": {"folder": ""}}, "data.folder: ''"),
+    ({"data": {"path": "x.csv"}}, "data.path: 'x.csv'"),
+    ({"data": {"name": "csv"}}, "data.path: ''"),
+    ({"data": {**CSV_FILE, "target": ""}}, "data.target: ''"),
+    ({"data": {**CSV_FILE, "task": "ranking"}}, "data.task: 'ranking' is not allowed; allowed: classification, reg"),
+    ({"optim": {"name": "lion"}}, "optim.name: 'lion' is not allowed; allowed: sgd, momentum, nesterov"),
+    ({"optim": {"lr": 0}}, "optim.lr: 0.0"),
+    ({"optim": {"lr": "0.1"}}, "optim.lr: '0.1'"),
+    ({"optim": {"lr": True}}, "optim.lr: True"),
+    ({"optim": {"lr": float("nan")}}, "optim.lr: nan"),
+    ({"optim": {"lr": float("inf")}}, "optim.lr: inf"),
+    ({"optim": {"lr": 10**400}}, "optim.lr"),
+    ({"optim": {"name": "sgd", "momentum": 0.9}}, "allowed: one of the keys optim.name, optim.lr."),
+    ({"optim": {"name": "momentum", "momentum": 1.0}}, "optim.momentum: 1.0"),
+    ({"optim": {"name": "nesterov", "momentum": 0}}, "optim.momentum: 0.0"),
+    ({"optim": {"name": "rmsprop", "alpha": -0.1}}, "optim.alpha: -0.1"),
+    ({"optim": {"name": "adam", "beta2": 1}}, "optim.beta2: 1.0"),
+    ({"optim": {"name": "adam", "eps": 0}}, "optim.eps: 0.0"),
+    ({"schedule": {"name": "linear"}}, "schedule.name: 'linear'"),
+    ({"schedule": {"warmup_steps": 1.5}}, "schedule.warmup_steps: 1.5"),
+    ({"schedule": {"name": "step", "every_epochs": 0}}, "schedule.every_epochs: 0"),
+    ({"schedule": {"name": "step", "gamma": 2}}, "schedule.gamma: 2.0"),
+    ({"schedule": {"name": "cosine", "final_fraction": -1}}, "schedule.final_fraction: -1.0"),
+    ({"schedule": {"name": "plateau", "factor": 1}}, "schedule.factor: 1.0"),
+    ({"regularization": {"dropout": 1}}, "regularization.dropout: 1.0"),
+    ({"regularization": {"l1": -1e-3}}, "regularization.l1: -0.001"),
+    ({"regularization": {"weight_decay": -1}}, "regularization.weight_decay: -1.0"),
+    ({"regularization": {"clip_norm": 0}}, "regularization.clip_norm: 0.0"),
+    ({"regularization": {"patience": 0}}, "regularization.patience: 0"),
+    ({"regularization": None}, "regularization: None"),
+    ({"batch_size": 0}, "batch_size: 0 is not allowed; allowed: an integer, at least 1, or full"),
+    ({"batch_size": "half"}, "batch_size: 'half'"),
+    (
+        {"batch_size": 1, "model": {"norm": "batch"}},
+        "batch_size: 1 is not allowed; allowed: at least 2 with model.norm",
+    ),
+    ({"data": {"limit": 1}, "model": {"norm": "batch"}}, "data.limit: 1 is not allowed; allowed: at least 2"),
+    ({"epochs": 2.0}, "epochs: 2.0"),
+    ({"epochs": True}, "epochs: True"),
+    ({"seed": -1}, "seed: -1"),
+    ({"seed": 0.5}, "seed: 0.5"),
+]
+
+
+@pytest.mark.parametrize(("config", "words"), REFUSED, ids=[words[:40] for _, words in REFUSED])
+def test_what_is_not_allowed_is_refused_in_one_sentence(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadInputError) as refused:
+        recipe_from_config(config)
+    assert words in str(refused.value)
+    assert str(refused.value).count("\n") == 0
+
+
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.lists(st.integers(), max_size=2)
+)
+KEYS = [
+    *(f"{group}.{one.name}" for group in ("model", "data", "optim", "schedule", "regularization")
+      for kind in (type(getattr(Recipe(), group)),) for one in dataclasses.fields(kind)),
+    "batch_size",
+    "epochs",
+    "seed",
+]  # fmt: skip
+
+
+@given(st.sampled_from(KEYS), ANYTHING)
+def test_any_value_is_taken_or_refused(key: str, value: Any) -> None:
+    group, _, name = key.rpartition(".")
+    config = {group: {name: value}} if group else {name: value}
+    try:
+        built = recipe_from_config(config)
+    except BadInputError as error:
+        refusal = str(error)
+    else:
+        found = getattr(getattr(built, group), name) if group else getattr(built, name)
+        assert found == (float(value) if isinstance(found, float) else value)
+        return
+    assert key in refusal
+
+
+def test_a_recipe_is_checked_without_torch() -> None:
+    code = "import sys, swathe.training.recipe as r; r.recipe_from_config({}); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0

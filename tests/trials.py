@@ -1,0 +1,58 @@
+"""Training functions that the integration tests sweep over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import swathe
+
+STEPS = 5
+
+
+def quick(params: Any) -> None:
+    for step in range(1, STEPS + 1):
+        if swathe.report(val_loss=params.x / step, step=step):
+            return
+
+
+def slow(params: Any) -> None:
+    """Take half a second, so that a test can act while trials run."""
+    for step in range(1, STEPS + 1):
+        time.sleep(0.1)
+        if swathe.report(val_loss=params.x / step, step=step):
+            return
+
+
+def fails_above_a_half(params: Any) -> None:
+    if params.x > 0.5:
+        raise ValueError("x is too large\nand here is more")
+    quick(params)
+
+
+def dies_once(params: Any) -> None:
+    """Report twice, then kill the whole process, but only the first time that this happens anywhere."""
+    for step in (1, 2):
+        swathe.report(val_loss=params.x / step, step=step)
+    try:
+        Path(params.marker).touch(exist_ok=False)
+    except FileExistsError:
+        quick_from(params, 3)
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def quick_from(params: Any, first: int) -> None:
+    for step in range(first, STEPS + 1):
+        if swathe.report(val_loss=params.x / step, step=step):
+            return
+
+
+def diverges(params: Any) -> None:
+    for step in range(1, STEPS + 1):
+        value = params.x / step if params.x < 0.5 or step < 3 else float("nan")
+        if swathe.report(val_loss=value, step=step):
+            return
