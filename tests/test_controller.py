@@ -142,11 +142,19 @@ def test_a_trial_whose_worker_is_lost_too_often_fails() -> None:
 def test_the_same_failure_again_and_again_ends_the_sweep() -> None:
     controller = make(budget=Budget(trials=100), max_failures=3)
     start(controller)
-    for number in range(3):
+    held = [0]
+    for _ in range(3):
+        number = held.pop(0)
         commands = controller.handle(Failed("w", number, "ValueError: no"))
         for ask in of(commands, Ask):
-            numbers = range(1000, 1000)
-            commands += controller.handle(Proposed(tuple(Proposal(n, {}) for n in numbers) or _fresh(controller, ask)))
+            commands += controller.handle(Proposed(_fresh(controller, ask)))
+        held += [a.trial for assign in of(commands, Assign) for a in assign.assignments]
+    assert controller.ending
+    assert {command.trial for command in of(commands, Suspend)} >= set(held)
+    # What the worker held in advance must be confirmed as stopped before the sweep is over.
+    for number in held:
+        assert not of(commands, Done)
+        commands = controller.handle(Finished("w", number))
     (done,) = of(commands, Done)
     assert done.failed
     assert "3 trials failed for the same reason: ValueError: no" in done.reason

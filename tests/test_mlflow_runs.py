@@ -93,6 +93,8 @@ def _anonymous(key: str, value: Any, names: dict[str, str]) -> Any:
 
 def both(folder: Path, name: str) -> tuple[DatabaseRuns, ServerRuns]:
     uri = f"sqlite:///{folder}/mlflow.db"
+    # A server would know where artifacts go; without one the experiment must say it.
+    DatabaseRuns(uri, f"{name} client", folder / "artifacts")
     return DatabaseRuns(uri, f"{name} bulk", folder / "artifacts"), ServerRuns(uri, f"{name} client")
 
 

@@ -27,6 +27,18 @@ def slow(params: Any) -> None:
             return
 
 
+def waits(params: Any) -> None:
+    """The first three trials end; the others report on until the marker is there, so that a test can act meanwhile."""
+    info = swathe.trial()
+    assert info is not None
+    step = 0
+    while step < STEPS or not (info.number < 3 or Path(params.marker).exists()):
+        step += 1
+        time.sleep(0.02)
+        if swathe.report(val_loss=params.x / step, step=step):
+            return
+
+
 def fails_above_a_half(params: Any) -> None:
     if params.x > 0.5:
         raise ValueError("x is too large\nand here is more")

@@ -10,31 +10,41 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
-import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Champion(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined, unused-ignore]
     """The best trial's network: `state` are its weights, `config` is the trial's whole config."""
+
+    # MLflow would warn, wherever the model is loaded, that `predict` names no types of its own kind.
+    _skip_type_hint_validation = True
 
     state: dict[str, Any]
     config: dict[str, Any]
 
     def load_context(self, context: Any) -> None:
         """Read weights and config; needs PyTorch alone."""
+        # Not above: MLflow runs this file when the model is logged, too, and PyTorch takes seconds to import.
+        import torch
+
         self.state = torch.load(context.artifacts["weights"], map_location="cpu", weights_only=True)
         self.config = json.loads(Path(context.artifacts["config"]).read_text())
 
-    # Without types: MLflow would take them for the model's signature, and warn.
+    # Without types: MLflow would take them for the model's signature.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Return the outputs `[batch, outputs]` (logits, or targets of a regression) for inputs `[batch, features]`.
 
         Needs Swathe, which builds the network from the config. Raises `ValueError` for a trial of the user's own
         function, whose network only the user has: load `state` into it.
         """
+        import numpy as np
+        import torch
+
         if self.config.get("trainable"):
             raise ValueError(f"{self.config['trainable']} made this model: load its `state` into the network there.")
         inputs = torch.as_tensor(np.asarray(model_input, dtype=np.float32))
@@ -43,6 +53,8 @@ class Champion(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined, u
 
     def network(self, features: int) -> torch.nn.Module:
         """Build the network for inputs `[batch, features]` with the trained weights, ready for inference."""
+        import torch
+
         from swathe.training.models import build
         from swathe.training.recipe import CNN, recipe_from_config
 

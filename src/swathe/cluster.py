@@ -22,6 +22,7 @@ from swathe.worker import (
     prepare,
     run_job,
     run_solo,
+    set_threads,
 )
 
 PoolEvent = Emitted | WorkerReady | WorkerLost
@@ -92,16 +93,18 @@ class _Host:
     def begin(self) -> dict[str, str]:
         import threading
 
+        # Relative paths (a CSV file, a function's own) mean the driver's folder, where this node has it.
+        for folder in self._setup.import_paths[:1]:
+            if os.path.isdir(folder):
+                os.chdir(folder)
         prepare(self._setup)
         facts = geometry(self._setup)
         threading.Thread(target=self._train, daemon=True, name="trials").start()
         return facts
 
     def _train(self) -> None:
-        import torch
-
         # The number of threads is a setting of each thread that calls into OpenMP.
-        torch.set_num_threads(self._setup.threads)
+        set_threads(self._setup.threads)
         run_solo(self._setup, self._channel, self._name)
 
     def exchange(self, messages: tuple[Message, ...]) -> list[Emitted]:
@@ -156,6 +159,9 @@ class RayPool:
                 raise SwatheError(f"Ray does not start on this machine: {str(error).splitlines()[0]}") from error
             allowed = "the address of a running Ray cluster of this very version"
             raise bad_value("cluster.address", self._plan.address, allowed) from error
+        # Ray prints errors of its daemons (a worker that died) on the terminal, whatever log_to_driver says: what they
+        # mean for a trial, the user reads in the trial's state.
+        ray._private.worker._worker_logs_enabled = False
         self._spread(ray.cluster_resources())
         for _ in range(self._workers):
             self._spawn()

@@ -10,7 +10,8 @@ from typing import Any
 
 from swathe.errors import BadInputError
 from swathe.home import open_home
-from swathe.training import data, recipe
+from swathe.training import recipe
+from swathe.training.data import find
 
 _PACKAGES = ("swathe", "torch", "ray", "optuna", "mlflow", "hydra-core")
 
@@ -45,6 +46,6 @@ def _version(package: str) -> str:
 
 def _data(name: str) -> str:
     try:
-        return str(data.find(recipe.DATASETS[name](name=name)))
+        return str(find(recipe.DATASETS[name](name=name)))
     except BadInputError as error:
         return str(error)

@@ -343,11 +343,12 @@ class Carrier:
             wait = FIRST_WAIT
             self._tell_recovery()
             if not self._ended:
-                if batch is not None:
-                    _get_ready_to_finish()
-                self._listen(None if batch is None else 0.0)
-                if not self._ended:
-                    self._pause()
+                self._listen(0.0)
+            if not self._ended:
+                _get_ready_to_finish()
+                if batch is None:
+                    self._listen(None)
+                self._pause()
 
     def _carry(self, batch: Batch) -> None:
         for problem in self._sweep_of(batch.header).write(batch.records):
@@ -398,7 +399,8 @@ def main() -> int:
     """Record one session of a sweep."""
     folder, session = Path(sys.argv[1]), int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(5)
+    # Workers come first: the spool can wait.
+    os.nice(10)
     logging.basicConfig(level=logging.ERROR)
     with (spool_folder(folder) / "lock").open("w") as lock:
         # An older session's recorder that is still at it steps down when it sees the newer spool.

@@ -40,6 +40,7 @@ from swathe.events import (
     Tick,
     TrialState,
     Value,
+    WorkerReady,
 )
 from swathe.home import Home, SweepCard, SweepFolder, write_aside
 from swathe.space import Space, TrialComposer
@@ -200,6 +201,8 @@ class _Session:
         self._started = time.monotonic()
         self._committed = 0.0
         self._shown = 0.0
+        # The wall time of the budget counts from the first worker that is ready: starting Ray is not the sweep's time.
+        self._ready: float | None = None
         self._first_step: float | None = None
         self._done: Done | None = None
         self._live: dict[int, _Live] = {}
@@ -273,7 +276,8 @@ class _Session:
             answered = 0
             while self._done is None:
                 self._take(self._pool.poll(POLL_SECONDS))
-                self._handle(Tick(time.monotonic() - self._started))
+                if self._ready is not None:
+                    self._handle(Tick(time.monotonic() - self._ready))
                 if len(presses) > answered or self._plan.folder.stop_file.exists():
                     answered = len(presses)
                     self._ask_to_stop(at_once=answered > 1)
@@ -304,6 +308,8 @@ class _Session:
                 self._handle(event)
 
     def _handle(self, event: Event) -> None:
+        if isinstance(event, WorkerReady) and self._ready is None:
+            self._ready = time.monotonic()
         if isinstance(event, Reported) and self._first_step is None:
             self._first_step = time.monotonic() - self._started
         waiting: deque[Command] = deque(self._controller.handle(event))

@@ -17,7 +17,9 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -205,29 +207,50 @@ class InlineChannel:
 
 def geometry(setup: WorkerSetup) -> dict[str, str]:
     """Say on what a trial's bits may depend besides its config: engine, device, threads and versions."""
-    import torch
-
-    device = (
-        torch.cuda.get_device_name() if setup.device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
-    )
     return {
         "engine": "solo" if setup.trainable is None else "function",
         "device": setup.device,
-        "device_name": device,
+        "device_name": _device_name(setup.device),
         "threads": str(setup.threads),
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "python": platform.python_version(),
         "host": socket.gethostname(),
     }
 
 
-def prepare(setup: WorkerSetup) -> None:
-    """Set threads, import paths and determinism of this process, before the first trial."""
-    add_import_paths(setup.import_paths)
-    os.environ["SWATHE_HOME"] = setup.home
+def _device_name(device: str) -> str:
+    """Return the GPU's name, or the CPU's with its widest instruction set that PyTorch may use."""
+    if "torch" not in sys.modules:
+        return platform.processor() or platform.machine()
     import torch
 
-    torch.set_num_threads(setup.threads)
+    return torch.cuda.get_device_name() if device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
+
+
+def prepare(setup: WorkerSetup) -> None:
+    """Set threads, import paths and determinism of this process, before the first trial.
+
+    PyTorch, which takes seconds to import, is left out where the user's own function does without it.
+    """
+    add_import_paths(setup.import_paths)
+    os.environ["SWATHE_HOME"] = setup.home
+    os.environ["OMP_NUM_THREADS"] = str(setup.threads)
+    if setup.trainable is None or setup.device.startswith("cuda"):
+        importlib.import_module("torch")
+    else:
+        # One that cannot be imported fails its trials, each with the reason.
+        with suppress(BadInputError):
+            load_function(setup.trainable)
+    set_threads(setup.threads)
+
+
+def set_threads(threads: int) -> None:
+    """Bound the threads of PyTorch in the calling thread, and let it choose algorithms that repeat their bits."""
+    if "torch" not in sys.modules:
+        return
+    import torch
+
+    torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
 
