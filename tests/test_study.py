@@ -20,7 +20,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-import swathe.study
+import swathe.samplers
 from swathe.errors import BadInputError, SwatheError
 from swathe.events import Direction, Proposal, TrialState, Value
 from swathe.study import JOURNAL, PastTrial, SearchSpace, Study, check_storage
@@ -468,10 +468,10 @@ def test_a_bad_sampler_is_refused_in_one_sentence(
 
 def test_a_grid_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = Space({name: Parameter(IntDistribution(0, 9)) for name in "ab"})
-    monkeypatch.setattr(swathe.study, "MAX_GRID", 99)
+    monkeypatch.setattr(swathe.samplers, "MAX_GRID", 99)
     with pytest.raises(BadInputError, match="at most 99 points"):
         launch(tmp_path, sampler="grid", space=space)
-    monkeypatch.setattr(swathe.study, "MAX_GRID", 100)
+    monkeypatch.setattr(swathe.samplers, "MAX_GRID", 100)
     assert launch(tmp_path, sampler="grid", space=space).ask(100).exhausted
 
 

@@ -107,14 +107,13 @@ def _print_outcome(console: Console, name: str, outcome: Any, *, as_json: bool) 
     from swathe.home import open_home
 
     home = open_home()
-    overview = analysis.overview(home, name)
+    overview, rows = analysis.leaders(home, name, top=8)
     if as_json:
         facts = {"reason": outcome.reason, "failed": outcome.failed, "interrupted": outcome.interrupted}
         _print_json({**facts, "seconds": outcome.seconds, **overview.as_dict()})
         return
     console.print(f"Sweep {name}: {outcome.reason}, after {outcome.seconds:.1f} s.")
     if overview.best is not None:
-        rows = analysis.compare(home, name, top=8)
         console.print(tables.comparison(rows, overview.metric, title=f"The best trials of {name}"))
         console.print(tables.best_lines(overview))
     again = overview.command if outcome.interrupted else None

@@ -190,6 +190,7 @@ class _Live:
     params: Mapping[str, Value]
     worker: str
     tags: dict[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class _Session:
@@ -375,6 +376,7 @@ class _Session:
         metric = self._plan.composed.sweep.metric
         for report in command.reports:
             self._study.record(report.trial, report.step, report.metrics[metric])
+            self._live[report.trial].metrics = report.metrics
             self._recorder.metrics(report.trial, report.step, report.metrics, report.time)
 
     def _tell(self, command: Tell) -> None:
@@ -382,6 +384,8 @@ class _Session:
         attrs: dict[str, Value] = {"worker": live.worker}
         if command.reason:
             attrs["reason"] = command.reason
+        if live.metrics:
+            attrs["metrics"] = json.dumps(live.metrics)
         self._study.tell(command.trial, command.state, command.value, attrs)
         tags = {**live.tags, "swathe.state": _state_tag(command)}
         if command.traceback:

@@ -29,7 +29,7 @@ def params_text(params: Mapping[str, Value]) -> str:
 
 def comparison(rows: Sequence[Row], metric: str, *, title: str) -> Table:
     """Trials side by side: state, the metric, accuracy where it is reported, and what was searched."""
-    table = Table(title=title, title_justify="left", expand=False, pad_edge=False)
+    table = Table(title=title, title_justify="left", expand=False)
     table.add_column("trial", justify="right")
     table.add_column("state", max_width=18)
     shown = [metric, *(name for name in ("val_accuracy", "val_loss") if name != metric)]
@@ -45,7 +45,7 @@ def comparison(rows: Sequence[Row], metric: str, *, title: str) -> Table:
 
 def sweeps(overviews: Sequence[Overview]) -> Table:
     """All sweeps of a folder."""
-    table = Table(pad_edge=False)
+    table = Table()
     for name in ("sweep", "trials", "best", "status"):
         table.add_column(name, overflow="fold")
     for item in overviews:
@@ -104,7 +104,7 @@ def report_line(report: Report) -> str:
 
 def reproduction(result: Reproduction) -> Group:
     """Recorded against reproduced for every metric and step, and the verdict."""
-    table = Table(pad_edge=False)
+    table = Table()
     for name, side in (("step", "right"), ("metric", "left"), ("recorded", "right"), ("reproduced", "right")):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     table.add_column("")
@@ -148,7 +148,7 @@ def reproduction_dict(result: Reproduction) -> dict[str, Any]:
 
 def space(found: Any) -> Table:
     """A search space: each parameter, its distribution and when it exists."""
-    table = Table(title="Search space", title_justify="left", pad_edge=False)
+    table = Table(title="Search space", title_justify="left")
     for name in ("parameter", "distribution", "exists when"):
         table.add_column(name, overflow="fold")
     for row in space_dict(found):

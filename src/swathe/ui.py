@@ -14,8 +14,10 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 from swathe.errors import BadInputError, SwatheError, bad_value
+from swathe.events import Direction
 from swathe.home import Home
 from swathe.records import Records
 from swathe.tracking import shown, with_driver
@@ -29,7 +31,7 @@ def serve(uri: str, home: Home, experiment: str | None, port: int, *, browser: b
 
     Raises `BadInputError` for a taken port and where nothing is recorded, `SwatheError` when the server fails.
     """
-    page = "" if experiment is None else f"#/experiments/{Records(uri).experiment_id(experiment)}"
+    page = "" if experiment is None else _trials_page(uri, home, experiment)
     if uri.startswith(("http://", "https://")):
         _open(f"{uri.rstrip('/')}/{page}", browser)
         return 0
@@ -48,6 +50,24 @@ def serve(uri: str, home: Home, experiment: str | None, port: int, *, browser: b
             return 0
         finally:
             _end(server)
+
+
+def _trials_page(uri: str, home: Home, experiment: str) -> str:
+    """Return the page of an experiment's trials, the best first.
+
+    The experiment's own page would show the use of language models, and of a sweep the folded parent run alone.
+    """
+    page = f"#/experiments/{Records(uri).experiment_id(experiment)}/runs?workflowType=machine_learning"
+    cards = [card for card in (sweep.card() for sweep in home.sweeps()) if card is not None]
+    card = next((card for card in cards if (card.tracking_uri, card.experiment) == (uri, experiment)), None)
+    if card is None:
+        return page
+    shown = {
+        "searchFilter": "tags.`swathe.kind` = 'trial'",
+        "orderByKey": f"metrics.`{card.metric}`",
+        "orderByAsc": str(card.direction == Direction.MINIMIZE.value).lower(),
+    }
+    return f"{page}&{urlencode(shown, quote_via=quote)}"
 
 
 def _start(uri: str, home: Home, port: int, log: Path) -> subprocess.Popen[bytes]:
