@@ -149,7 +149,8 @@ def reproduction_dict(result: Reproduction) -> dict[str, Any]:
 def space(found: Any) -> Table:
     """A search space: each parameter, its distribution and when it exists."""
     table = Table(title="Search space", title_justify="left")
-    for name in ("parameter", "distribution", "exists when"):
+    table.add_column("parameter", no_wrap=True)
+    for name in ("distribution", "exists when"):
         table.add_column(name, overflow="fold")
     for row in space_dict(found):
         table.add_row(row["name"], row["distribution"], row["when"])

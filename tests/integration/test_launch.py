@@ -148,6 +148,7 @@ def test_trials_are_reproduced_bit_for_bit(digits: Path) -> None:
     assert swathes.read(digits, "reproduce", results[0]["run_id"])[0]["identical"]
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_not_the_same_is_told_apart(digits: Path) -> None:
     run = runs_of(digits, "digits")[0]
     config = json.loads(run.data.tags["swathe.config"])
@@ -161,6 +162,7 @@ def test_a_trial_that_is_not_the_same_is_told_apart(digits: Path) -> None:
     assert "Different: trial 0" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_best_config_written_out_gives_the_same_numbers(digits: Path) -> None:
     swathes.succeed(digits, "best", "digits", "--out", "best.yaml")
     best = yaml.safe_load((digits / "best.yaml").read_text())
@@ -170,6 +172,7 @@ def test_the_best_config_written_out_gives_the_same_numbers(digits: Path) -> Non
     assert [report["val_loss"] for report in again["reports"]] == recorded
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_is_only_shown_again_and_a_larger_budget_goes_on(digits: Path) -> None:
     before = study_of(digits, "digits").get_trials()
     assert swathes.read(digits, "launch", "digits.yaml")["reason"] == "all 14 trials are done"
@@ -212,6 +215,7 @@ def test_a_function_that_raises_fails_alone_with_its_traceback(tmp_path: Path) -
     assert "ValueError: x is too large" in swathes.succeed(tmp_path, "status", "f")
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_is_stopped_and_says_so(tmp_path: Path) -> None:
     sweep = swathes.write_function_sweep(tmp_path, "diverges", trials=10)
     swathes.read(tmp_path, "launch", sweep)
@@ -265,6 +269,7 @@ def test_an_interrupt_stops_gently_and_the_launch_goes_on(tmp_path: Path) -> Non
     check_continues(tmp_path, sweep)
 
 
+@pytest.mark.slow
 def test_two_interrupts_stop_at_once_and_nothing_is_lost(tmp_path: Path) -> None:
     sweep = swathes.write_function_sweep(tmp_path, "waits", trials=8)
     process = launch_and_wait_for_trials(tmp_path, sweep)
@@ -274,6 +279,7 @@ def test_two_interrupts_stop_at_once_and_nothing_is_lost(tmp_path: Path) -> None
     check_continues(tmp_path, sweep)
 
 
+@pytest.mark.slow
 def test_stop_from_another_terminal_and_a_second_driver_is_refused(tmp_path: Path) -> None:
     sweep = swathes.write_function_sweep(tmp_path, "waits", trials=8)
     process = launch_and_wait_for_trials(tmp_path, sweep)
@@ -287,6 +293,7 @@ def test_stop_from_another_terminal_and_a_second_driver_is_refused(tmp_path: Pat
     check_continues(tmp_path, sweep)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_loses_nothing(tmp_path: Path) -> None:
     sweep = swathes.write_function_sweep(tmp_path, "waits", trials=8)
     process = launch_and_wait_for_trials(tmp_path, sweep)
@@ -295,6 +302,7 @@ def test_a_killed_driver_loses_nothing(tmp_path: Path) -> None:
     check_continues(tmp_path, sweep)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
@@ -311,6 +319,7 @@ def test_a_budget_ends_the_sweep(tmp_path: Path, override: str, reason: str) -> 
     assert sum(outcome["counts"].values()) < 200
 
 
+@pytest.mark.slow
 def test_rays_noise_does_not_reach_the_terminal(tmp_path: Path) -> None:
     sweep = swathes.write_function_sweep(tmp_path, "quick", trials=3)
     done = swathes.run(tmp_path, "launch", sweep)
