@@ -75,6 +75,12 @@ def test_the_budget_is_no_part_of_the_identity(sweep: str) -> None:
         assert compose_sweep(sweep, [other]).identity != first.identity
 
 
+def test_a_swapped_group_leaves_the_files_options_behind(sweep: str) -> None:
+    assert compose_sweep(sweep, ["optim=sgd"]).values["optim"] == {"name": "sgd", "lr": 0.1}
+    assert compose_sweep(sweep, ["optim=adamw"]).values["optim"]["lr"] == 0.003
+    assert compose_sweep("quickstart", ["pruner=median"]).pruner["name"] == "median"
+
+
 def test_a_function_has_parameters_and_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(

@@ -82,7 +82,9 @@ def launch(
     console = _console()
     home = open_home(create=True)
     check(plan, home.data)
-    with open_view(console, quiet=quiet or as_json) as view:
+    # A live table would be drawn over what pdb asks.
+    inline = plan.composed.cluster.kind == "inline"
+    with open_view(console, quiet=quiet or as_json, live=not inline) as view:
         outcome = runtime.run(plan, home, view)
     _print_outcome(console, plan.card.name, outcome, as_json=as_json)
     if outcome.interrupted:

@@ -157,7 +157,10 @@ class RayPool:
         except (ConnectionError, OSError, ValueError, RuntimeError) as error:
             if self._plan.address is None:
                 raise SwatheError(f"Ray does not start on this machine: {str(error).splitlines()[0]}") from error
-            allowed = "the address of a running Ray cluster of this very version"
+            allowed = (
+                "the address of a running Ray cluster of this very version; one that asks for a token, as `ray start` "
+                "makes it, is joined with RAY_AUTH_MODE=token in the environment"
+            )
             raise bad_value("cluster.address", self._plan.address, allowed) from error
         # Ray prints errors of its daemons (a worker that died) on the terminal, whatever log_to_driver says: what they
         # mean for a trial, the user reads in the trial's state.

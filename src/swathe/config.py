@@ -197,6 +197,7 @@ def compose_sweep(sweep: str, overrides: Sequence[str]) -> ComposedSweep:
     body = read_yaml(path, source)
     _check_search(source, body)
     parsed = parse_overrides(overrides)
+    body = _without_swapped(body, {override.key_or_group: override.value() for override in parsed})
     searched = {override.key_or_group: _value_text(override) for override in parsed if override.is_sweep_override()}
     plain = [override for override in parsed if not override.is_sweep_override()]
     fixed = {override.key_or_group: override.value() for override in plain}
@@ -347,6 +348,16 @@ def read_yaml(path: Path, source: str) -> dict[str, Any]:
     if not isinstance(defaults, list):
         raise bad_value(f"{source}: defaults", defaults, "a list such as [/model: mlp, _self_]")
     return body
+
+
+def _without_swapped(body: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what the file says under a config group that the command line swaps: it was for another option."""
+    named: dict[str, Any] = {}
+    for entry in body.get("defaults", []):
+        if isinstance(entry, Mapping):
+            named |= {str(key).split()[-1].lstrip("/"): option for key, option in entry.items()}
+    swapped = {group for group in group_options() if group in given and given[group] != named.get(group, given[group])}
+    return {key: value for key, value in body.items() if key not in swapped}
 
 
 def _check_search(source: str, body: Mapping[str, Any]) -> None:

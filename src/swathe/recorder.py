@@ -36,6 +36,9 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
 # How long a recorder whose driver has gone tries (seconds); the next session's recorder goes on with the spool.
 PATIENCE = 120.0
 
+# MLflow keeps a shared view of an experiment's runs under this name, a dot and the view's own.
+VIEW_TAG = "mlflow.sharedViewState"
+
 _STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", None: "KILLED"}
 
 
@@ -105,6 +108,8 @@ class Sweep:
         if git is not None and git.diff:
             files["git.diff"] = git.diff
         _log_files(runs, parent.run_id, files)
+        view = json.dumps(_view(header["name"], header["metric"], header["direction"], header.get("space", ())))
+        runs.client.set_experiment_tag(runs.experiment_id, f"{VIEW_TAG}.{header['name']}", view)
         self._parent = parent.run_id
 
     def _finish(self, runs: Runs, summary: Mapping[str, Any], now: float) -> list[str]:
@@ -244,6 +249,32 @@ class Sweep:
             if (key, step) not in seen:
                 seen.add((key, step))
                 change.metrics.append(Metric(key, float(value), timestamp, step))
+
+
+def _view(name: str, metric: str, direction: str, space: Sequence[str]) -> dict[str, Any]:
+    """Return the state of MLflow's page of runs that shows this sweep's trials: best first, with what was searched.
+
+    The keys are those of a view that is shared from the page itself (MLflow 3.17); `swathe ui` opens it by its name.
+    """
+    metrics = dict.fromkeys((metric, "val_loss", "val_accuracy"))
+    return {
+        "searchFilter": f"tags.`swathe.kind` = 'trial' and tags.`swathe.sweep` = '{name}'",
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": direction == "minimize",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": [
+            "tags.`swathe.state`",
+            *(f"metrics.`{key}`" for key in metrics),
+            *(f"params.`{_clean(key)}`" for key in space),
+        ],
+        "runsPinned": [],
+        "runsExpanded": {},
+        "runsHidden": [],
+        "viewMaximized": False,
+    }
 
 
 def _get_ready_to_finish() -> None:

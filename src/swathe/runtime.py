@@ -359,18 +359,17 @@ class _Session:
         number, params = assignment.trial, assignment.params
         self._params.pop(number, None)
         config = trial_config(self._plan.composer, params, number)
-        recipe = {key: value for key, value in config.items() if key not in _NOT_A_TRIALS}
         self._live[number] = _Live(params, worker)
         tags = {
             "swathe.worker": worker,
             "swathe.attempt": str(assignment.attempt),
-            "swathe.config": json.dumps(recipe),
+            "swathe.config": json.dumps(config),
             "swathe.geometry": json.dumps(self._pool.geometry.get(worker, {})),
         }
         logged = {**self._plan.composer.logged_params(params), "seed": config["seed"]}
         self._recorder.trial(number, trial_name(number, params), logged, tags, time.time())
         best = self._controller.best
-        return Job(number, recipe, assignment.attempt, assignment.decide_from, None if best is None else best[1])
+        return Job(number, config, assignment.attempt, assignment.decide_from, None if best is None else best[1])
 
     def _record(self, command: Record) -> None:
         metric = self._plan.composed.sweep.metric
@@ -460,10 +459,6 @@ class _Session:
         )
 
 
-# Parts of a sweep's config that no trial's numbers depend on.
-_NOT_A_TRIALS = frozenset({"sweep", "cluster", "tracking", "sampler", "pruner", "device"})
-
-
 def _write_plan(plan: Plan) -> None:
     # Written anew by each session: the budget and the cluster may have changed, the identity has not.
     plan.folder.write_card(plan.card)
@@ -482,6 +477,7 @@ def _sweep_record(plan: Plan, home: Home) -> SweepRecord:
         config_yaml=yaml.safe_dump(dict(plan.composed.values), sort_keys=False),
         tags={"swathe.command": card.command},
         workdir=str(Path.cwd()),
+        space=tuple(plan.space.parameters),
     )
 
 
@@ -499,9 +495,10 @@ def _note(plan: Plan, controller: Controller, params: Mapping[str, Value]) -> st
     counts = ", ".join(f"{count} {state.value}" for state, count in controller.counts.items())
     lines = [f"# Sweep {card.name}", "", f"{sum(controller.counts.values())} trials: {counts}."]
     if best is not None:
-        lines += ["", f"Best: trial {best[0]}, {card.metric} {best[1]:.6g}", "", "| parameter | value |", "|---|---|"]
+        # The command comes first: MLflow folds a long note.
+        lines += ["", f"Best: trial {best[0]}, {card.metric} {best[1]:.6g}. Train it again and compare every number:"]
+        lines += ["", f"    swathe reproduce {card.name}", "", "| parameter | value |", "|---|---|"]
         lines += [f"| `{key}` | {value} |" for key, value in params.items()]
-        lines += ["", "Train it again and compare every reported number:", "", f"    swathe reproduce {card.name}"]
     return "\n".join(lines) + "\n"
 
 

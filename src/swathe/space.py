@@ -6,7 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -292,6 +292,8 @@ class _Parser:
         finally:
             OmegaConf.update(config, name, before)
         distribution = parameter.distribution
+        if isinstance(distribution, IntDistribution) and isinstance(taken[0], float):
+            return replace(parameter, distribution=self._as_floats(name, distribution))
         if not isinstance(distribution, CategoricalDistribution):
             return parameter
         # The key's own type, so that the sampler, the config and MLflow say the same: 1 for a number becomes 1.0.
@@ -299,7 +301,14 @@ class _Parser:
             value if isinstance(value, str) and value in parameter.meanings else new
             for value, new in zip(distribution.choices, taken, strict=True)
         ]
-        return Parameter(name, CategoricalDistribution(values), parameter.conditions, False, parameter.meanings)
+        return replace(parameter, distribution=CategoricalDistribution(values))
+
+    def _as_floats(self, name: str, distribution: IntDistribution) -> FloatDistribution:
+        """Return a range of integers for a key that takes real numbers: the same values, as floats."""
+        if distribution.log:
+            allowed = "tag(log, interval(...)), since this key takes real numbers"
+            raise self._refuse(name, f"{distribution.low} .. {distribution.high} in logarithms", allowed)
+        return FloatDistribution(distribution.low, distribution.high, step=distribution.step)
 
     def _select(self, name: str, config: DictConfig, where: str) -> Any:
         try:
@@ -447,7 +456,10 @@ class TrialComposer:
         found = self._by_choices.get(choices)
         if found is None:
             config = self._compose({group: str(params[group]) for group in self._groups if group in params})
-            found = self._by_choices[choices] = (config, dict(_leaves(config, "")))
+            # A swapped group says its option itself: `optim`, and not `optim.name` once more.
+            twice = {f"{group}.name" for group in self._groups}
+            leaves = {name: value for name, value in _leaves(config, "") if name not in twice}
+            found = self._by_choices[choices] = (config, leaves)
         return found
 
     def _compose(self, choices: Mapping[str, str]) -> Config:

@@ -30,7 +30,7 @@ class SweepRecord:
     """What identifies a sweep in MLflow: the parent run's name, tags and artifacts.
 
     `artifact_folder`: where artifacts go when MLflow is a database; a tracking server decides itself.
-    `workdir`: the folder whose git commit and diff are recorded.
+    `workdir`: the folder whose git commit and diff are recorded. `space`: the names of what is searched.
     """
 
     name: str
@@ -42,6 +42,7 @@ class SweepRecord:
     config_yaml: str
     tags: Mapping[str, str]
     workdir: str
+    space: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

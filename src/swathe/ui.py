@@ -63,6 +63,8 @@ def _trials_page(uri: str, home: Home, experiment: str) -> str:
     if card is None:
         return page
     shown = {
+        # The view that the recorder has made for this sweep; the rest is for an MLflow that does not know it.
+        "viewStateShareKey": card.name,
         "searchFilter": "tags.`swathe.kind` = 'trial'",
         "orderByKey": f"metrics.`{card.metric}`",
         "orderByAsc": str(card.direction == Direction.MINIMIZE.value).lower(),

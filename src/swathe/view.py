@@ -50,13 +50,13 @@ class LiveView:
 
 
 @contextmanager
-def open_view(console: Console, *, quiet: bool) -> Iterator[PlainView | LiveView | SilentView]:
+def open_view(console: Console, *, quiet: bool, live: bool = True) -> Iterator[PlainView | LiveView | SilentView]:
     """Choose the view that fits where the output goes."""
     if quiet:
         yield SilentView()
-    elif console.is_terminal:
-        with Live(console=console, refresh_per_second=4, transient=True) as live:
-            yield LiveView(live)
+    elif live and console.is_terminal:
+        with Live(console=console, refresh_per_second=4, transient=True) as table:
+            yield LiveView(table)
     else:
         yield PlainView(console)
 
