@@ -136,6 +136,10 @@ def test_a_recorded_config_comes_back_as_it_was_and_takes_overrides() -> None:
         (["sweep.direction=up"], ["sweep.direction", "'up'", "minimize, maximize"]),
         (["device=tpu"], ["device", "'tpu'", "auto, cpu, cuda"]),
         (["cluster.workers=0"], ["cluster.workers", "1 or more"]),
+        (["+sweep.foo=1"], ["sweep.foo", "no such key", "trials"]),
+        (["+cluster.foo=1"], ["cluster.foo", "no such key", "address"]),
+        (["sweep.target=nan"], ["sweep.target", "finite"]),
+        (["cluster.cpus_per_worker=1.5"], ["cluster.cpus_per_worker", "1.5", "whole CPUs"]),
         (["sampler=bayes"], ["sampler", "'bayes'", "tpe"]),
         (["pruner.reduction_factor=x"], ["pruner.reduction_factor", "'x'", "an integer"]),
         (["optim.lr=${nothing}"], ["nothing"]),
@@ -176,6 +180,22 @@ def test_bad_files_are_refused_in_one_sentence(
     for word in words:
         assert word in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_sweep_that_builds_on_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "a.yaml").write_text("defaults: [b, _self_]\n")
+    (tmp_path / "sweeps" / "b.yaml").write_text("defaults: [a, _self_]\n")
+    with pytest.raises(BadInputError, match="does not build on itself"):
+        compose_sweep("a", ())
+
+
+def test_a_folder_with_a_quote_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "it's" / "sweeps").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "it's")
+    Path("sweeps/small.yaml").write_text(SMALL)
+    assert compose_sweep("small", ()).sweep.trials == 7
 
 
 def test_an_unknown_sweep_is_refused_with_those_there_are() -> None:

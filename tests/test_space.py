@@ -77,6 +77,8 @@ def test_the_grammar_becomes_distributions(key: str, text: str, expected: BaseDi
         ("optim.lr", "0.1", ["a search", "choice(a, b)"]),
         ("optim.lr", "choice(low, 0.1)", ["'low'", "a number"]),
         ("optim.lr", "choice(0.1, 0.1)", ["each choice once"]),
+        ("optim.lr", "choice(1, 1.0)", ["each choice once"]),
+        ("seed", "choice(1, true)", ["each choice once"]),
         ("optim.lr", "range(0.1, 0.5, -0.1)", ["step above 0"]),
         ("optim.lr", "interval(0, 1)", ["optim.lr", "0.0", "above 0"]),
         ("epochs", "interval(1, 8)", ["epochs", "an integer", "int(interval"]),
@@ -214,6 +216,18 @@ def test_an_option_that_reaches_outside_of_its_group_is_composed_with_the_others
     config = composer.trial_config({"optim": "long", "schedule": "step"})
     assert (config["epochs"], config["optim"]["name"], config["schedule"]["name"]) == (99, "sgd", "step")
     assert composer.trial_config({"optim": "adam", "schedule": "step"})["epochs"] == 20
+
+
+def test_conditions_hold_in_the_type_of_their_key() -> None:
+    space = parse({"data.standardize": "choice(yes, no)"}, {"data.standardize=yes": {"epochs": "range(1, 9)"}})
+    assert space.parameters["data.standardize"].distribution == CategoricalDistribution((True, False))
+    params = space.sample(lambda name, distribution: getattr(distribution, "choices", (3,))[0])
+    assert params == {"data.standardize": True, "epochs": 3}
+
+
+def test_a_shuffled_choice_has_one_order() -> None:
+    orders = {parse({"seed": "shuffle(1, 2, 3, 4, 5)"}).parameters["seed"].distribution for _ in range(5)}
+    assert orders == {CategoricalDistribution((1, 2, 3, 4, 5))}
 
 
 def test_an_error_of_the_command_line_says_so() -> None:

@@ -63,6 +63,34 @@ def quick_from(params: Any, first: int) -> None:
             return
 
 
+class Kept:
+    """A model as far as Swathe can see: it has a state."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def state_dict(self) -> dict[str, int]:
+        return {"number": self.number}
+
+
+def returns_its_model(params: Any) -> Kept:
+    """Print, report values that the trial's number decides, and return a model that says whose it is."""
+    print("a trial speaks")
+    info = swathe.trial()
+    assert info is not None
+    for step in range(1, STEPS + 1):
+        if swathe.report({"gain": float(info.number * step), "acc@1 (%)": 1.0}):
+            break
+    return Kept(info.number)
+
+
+def hangs(params: Any) -> None:
+    """Never report; the marker comes back as often as a test removes it, as long as this lives."""
+    while True:
+        Path(params.marker).touch()
+        time.sleep(0.02)
+
+
 def diverges(params: Any) -> None:
     for step in range(1, STEPS + 1):
         value = params.x / step if params.x < 0.5 or step < 3 else float("nan")

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,11 @@ def _console() -> Console:
 def _print_json(value: object) -> None:
     # JSON has no NaN: null, as in Plotly and pandas.
     typer.echo(json.dumps(_finite(value), indent=2, default=str, allow_nan=False))
+
+
+def _prints_aside(as_json: bool) -> AbstractContextManager[Any]:
+    """Send what a trial prints in this process to stderr, so that stdout holds the JSON alone."""
+    return redirect_stdout(sys.stderr) if as_json else nullcontext()
 
 
 def _finite(value: Any) -> Any:
@@ -84,7 +90,7 @@ def launch(
     check(plan, home.data)
     # A live table would be drawn over what pdb asks.
     inline = plan.composed.cluster.kind == "inline"
-    with open_view(console, quiet=quiet or as_json, live=not inline) as view:
+    with open_view(console, quiet=quiet or as_json, live=not inline) as view, _prints_aside(as_json):
         outcome = runtime.run(plan, home, view)
     _print_outcome(console, plan.card.name, outcome, as_json=as_json)
     if outcome.interrupted:
@@ -147,7 +153,8 @@ def train(
     show: Callable[[Any], None] = lambda report: None  # noqa: E731
     if not as_json:
         show = lambda report: console.print(tables.report_line(report))  # noqa: E731
-    run, run_id = standalone.train(config, geometry, home, show)
+    with _prints_aside(as_json):
+        run, run_id = standalone.train(config, geometry, home, show)
     if as_json:
         _print_json({"run_id": run_id, "reports": [{"step": r.step, **r.metrics} for r in run.reports]})
     else:
@@ -193,6 +200,8 @@ def status(
     from swathe.home import open_home
 
     if sweep is None:
+        if watch:
+            raise BadInputError("--watch: without a sweep it is not allowed; allowed: swathe status SWEEP --watch.")
         list_sweeps(as_json)
         return
     home = open_home()
@@ -278,11 +287,12 @@ def best(
             raise BadInputError(
                 f"--out: {str(out)!r} cannot be written ({error.strerror}); allowed: a file in an existing folder."
             ) from error
-        typer.echo(f"Wrote trial {found.trial} ({found.metric} {found.value:.6g}) to {out}.")
-        typer.echo(f"Train it with: swathe train --from {out}")
-    elif as_json:
+        if not as_json:
+            typer.echo(f"Wrote trial {found.trial} ({found.metric} {found.value:.6g}) to {out}.")
+            typer.echo(f"Train it with: swathe train --from {out}")
+    if as_json:
         _print_json(found.as_dict())
-    else:
+    elif out is None:
         typer.echo(text, nl=False)
 
 
@@ -314,7 +324,8 @@ def reproduce(
     for run in runs:
         if not as_json:
             typer.echo(f"Training trial {run.number} again (run {run.run_id}) ...")
-        results.append(again(records, run, home, metric=metric))
+        with _prints_aside(as_json):
+            results.append(again(records, run, home, metric=metric))
         if not as_json:
             _console().print(tables.reproduction(results[-1]))
     if as_json:

@@ -178,11 +178,15 @@ class RayPool:
         use_gpus = gpus > 0 and plan.device != "cpu"
         share = plan.gpus_per_worker if plan.gpus_per_worker is not None else 1.0
         self._gpus = share if use_gpus else 0.0
-        fitting = int(gpus / self._gpus) if self._gpus else int(cpus / plan.cpus_per_worker)
-        if fitting < 1:
+        fitting = int(cpus / plan.cpus_per_worker)
+        if self._gpus:
+            fitting = min(fitting, int(gpus / self._gpus))
+        # A cluster may grow while the sweep runs; this machine does not.
+        wanted = 1 if plan.workers is None or plan.address is not None else plan.workers
+        if fitting < wanted:
             raise BadInputError(
-                f"cluster: a worker of {plan.cpus_per_worker:g} CPUs and {self._gpus:g} GPUs does not fit; "
-                f"allowed: at most {cpus:g} CPUs and {gpus:g} GPUs."
+                f"cluster: {wanted} workers of {plan.cpus_per_worker:g} CPUs and {self._gpus:g} GPUs each do not fit; "
+                f"allowed: {cpus:g} CPUs and {gpus:g} GPUs together."
             )
         self._workers = plan.workers or fitting
         threads = plan.threads_per_worker or max(1, int(plan.cpus_per_worker))

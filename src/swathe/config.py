@@ -107,7 +107,8 @@ def _hydra() -> Iterator[str]:
                 f"Swathe's own folder {folder.name}/ is missing in this installation; install it again."
             )
     GlobalHydra.instance().clear()
-    rest = ",".join(f"'file://{folder}'" for folder in folders[1:])
+    quoted = (str(folder).replace("'", "\\'") for folder in folders[1:])
+    rest = ",".join(f"'file://{folder}'" for folder in quoted)
     with initialize_config_dir(str(folders[0]), version_base="1.3"):
         yield f"hydra.searchpath=[{rest}]"
 
@@ -373,31 +374,36 @@ def _check_search(source: str, body: Mapping[str, Any]) -> None:
 
 def _groups_named(body: Mapping[str, Any]) -> set[str]:
     """Return the config groups that a file's defaults list names, and those of the sweeps that it builds on."""
-    named: set[str] = set()
+    return {
+        str(key).split()[-1].lstrip("/").split("@")[0]
+        for one in _with_inherited(body)
+        for entry in one.get("defaults", [])
+        if isinstance(entry, Mapping)
+        for key in entry
+    }
+
+
+def _with_inherited(body: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[Mapping[str, Any]]:
+    """Yield a file's content and that of the sweeps that it builds on; refuses a sweep that builds on itself."""
+    yield body
     for entry in body.get("defaults", []):
-        if isinstance(entry, Mapping):
-            for key in entry:
-                named.add(str(key).split()[-1].lstrip("/").split("@")[0])
-        elif isinstance(entry, str) and entry != "_self_":
-            named |= _groups_named(_inherited(entry))
-    return named
-
-
-def _inherited(entry: str) -> Mapping[str, Any]:
-    for folder in sweep_folders():
-        path = folder / f"{entry.lstrip('/')}.yaml"
-        if path.is_file():
-            return read_yaml(path, _shown(path))
-    return {}
+        if not isinstance(entry, str) or entry == "_self_":
+            continue
+        name = entry.lstrip("/")
+        if name in above:
+            circle = " -> ".join((*above, name))
+            raise bad_value("defaults", entry, f"a sweep that does not build on itself, as here: {circle}")
+        for folder in sweep_folders():
+            path = folder / f"{name}.yaml"
+            if path.is_file():
+                yield from _with_inherited(read_yaml(path, _shown(path)), (*above, name))
+                break
 
 
 def _is_function(body: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
     if "trainable" in fixed:
         return fixed["trainable"] is not None
-    if body.get("trainable") is not None:
-        return True
-    inherited = (entry for entry in body.get("defaults", []) if isinstance(entry, str) and entry != "_self_")
-    return any(_is_function(_inherited(entry), {}) for entry in inherited)
+    return any(one.get("trainable") is not None for one in _with_inherited(body))
 
 
 def _value_text(override: Override) -> str:

@@ -272,6 +272,9 @@ class Controller:
     def _finished(self, event: Finished) -> Iterator[Command]:
         trial = self._release(event.worker, event.trial)
         if trial is None:
+            # Told before its end came: it reached the target, and its worker brings the model now.
+            if event.model is not None and self.best is not None and self.best[0] == event.trial:
+                yield Keep(event.trial, event.model)
             return
         if trial.value is None:
             reason = f"ended without a report of {self._metric!r}"

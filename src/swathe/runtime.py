@@ -7,8 +7,7 @@ import os
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -45,7 +44,7 @@ from swathe.events import (
 from swathe.home import Home, SweepCard, SweepFolder, write_aside
 from swathe.space import Space, TrialComposer
 from swathe.study import Study
-from swathe.tracking import Recorder, Summary, SweepRecord
+from swathe.tracking import Recorder, Summary, SweepRecord, shown
 from swathe.worker import Job, Note, WorkerSetup
 
 POLL_SECONDS = 0.25
@@ -161,25 +160,38 @@ def prepare(composed: ComposedSweep, space: Space, home: Home, command: str) -> 
 
 def run(plan: Plan, home: Home, view: View) -> Outcome:
     """Run a sweep, or go on with it, until its budget is used, it is stopped or it fails."""
-    with plan.folder.drive():
-        session = _Session(plan, home, view)
-        with _interrupts() as presses:
-            return session.run(presses)
+    # Inline, a trial that never reports cannot be told to stop: there the second press ends it as in any program.
+    patience = 2 if plan.composed.cluster.kind == "inline" else 3
+    with plan.folder.drive(), _Interrupts(patience) as interrupts:
+        return _Session(plan, home, view, interrupts).run()
 
 
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of raising in the middle of a write."""
-    presses: list[int] = []
+class _Interrupts:
+    """Counts SIGINT and SIGTERM instead of raising in the middle of a write, `patience - 1` times."""
 
-    def note(number: int, frame: FrameType | None) -> None:
-        presses.append(number)
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield presses
-    finally:
-        for number, handler in before.items():
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+        self._before = {number: signal.getsignal(number) for number in self._SIGNALS}
+        self.presses = 0
+
+    def __enter__(self) -> _Interrupts:
+        self.listen()
+        return self
+
+    def listen(self) -> None:
+        """Take the signals; once more after Ray has started, which takes SIGTERM for itself."""
+        for number in self._SIGNALS:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.presses += 1
+        if self.presses >= self._patience:
+            raise KeyboardInterrupt
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
 
 
@@ -194,8 +206,10 @@ class _Live:
 
 
 class _Session:
-    def __init__(self, plan: Plan, home: Home, view: View) -> None:
+    def __init__(self, plan: Plan, home: Home, view: View, interrupts: _Interrupts) -> None:
         composed = plan.composed
+        self._interrupts = interrupts
+        self._answered = 0
         options = composed.sweep
         self._plan = plan
         self._view = view
@@ -252,6 +266,7 @@ class _Session:
             import_paths=(os.getcwd(),),
             device="cpu",
             threads=1,
+            target=composed.sweep.target,
         )
         plan = ClusterPlan(
             address=cluster.address,
@@ -262,28 +277,21 @@ class _Session:
             device=composed.values.get("device", "auto"),
         )
         if cluster.kind == "inline":
-            return InlinePool(plan, setup, self._take)
+            return InlinePool(plan, setup, self._take_and_attend)
         return RayPool(plan, setup)
 
     # The loop.
 
-    def run(self, presses: list[int]) -> Outcome:
+    def run(self) -> Outcome:
         try:
             self._handle(Tick(0.0))
             if self._done is None:
                 card = self._plan.card
                 self._say(f"Sweep {card.name}: {card.trials} trials; starting workers ...")
                 self._pool.start()
-            answered = 0
+                self._interrupts.listen()
             while self._done is None:
-                self._take(self._pool.poll(POLL_SECONDS))
-                if self._ready is not None:
-                    self._handle(Tick(time.monotonic() - self._ready))
-                if len(presses) > answered or self._plan.folder.stop_file.exists():
-                    answered = len(presses)
-                    self._ask_to_stop(at_once=answered > 1)
-                self._flush()
-                self._show()
+                self._take_and_attend(self._pool.poll(POLL_SECONDS))
             return self._end(self._done)
         except BaseException:
             self._commit()
@@ -293,6 +301,18 @@ class _Session:
             self._pool.close()
             self._study.close()
             self._log.close()
+
+    def _take_and_attend(self, events: Sequence[PoolEvent]) -> None:
+        """Take events in, then look at everything else: time, the user, the stores, the view."""
+        self._take(events)
+        if self._ready is not None:
+            self._handle(Tick(time.monotonic() - self._ready))
+        presses = self._interrupts.presses
+        if presses > self._answered or self._plan.folder.stop_file.exists():
+            self._answered = presses
+            self._ask_to_stop(at_once=presses > 1)
+        self._flush()
+        self._show()
 
     def _ask_to_stop(self, *, at_once: bool) -> None:
         if not self._controller.ending or at_once:
@@ -442,6 +462,15 @@ class _Session:
         self._log.write(f"{_now()} ended: {done.reason}\n")
         return Outcome(done.reason, done.failed, done.interrupted, seconds, self._first_step)
 
+    def _model_path(self, best: int | None) -> str | None:
+        """Return the kept model's file, if it is the best trial's: a function need not return its model each time."""
+        path = self._plan.folder.best_model
+        try:
+            facts = json.loads(path.with_suffix(".json").read_text())
+        except FileNotFoundError:
+            return None
+        return str(path) if facts["trial"] == best else None
+
     def _summary(self, done: Done) -> Summary:
         card, best = self._plan.card, self._controller.best
         params = self._best_params.get(best[0], {}) if best else {}
@@ -455,14 +484,18 @@ class _Session:
             best_value=best[1] if best else None,
             best_params=dict(params),
             note_markdown=_note(self._plan, self._controller, params),
-            model_path=str(self._plan.folder.best_model) if self._plan.folder.best_model.exists() else None,
+            model_path=self._model_path(best[0] if best else None),
         )
 
 
 def _write_plan(plan: Plan) -> None:
     # Written anew by each session: the budget and the cluster may have changed, the identity has not.
     plan.folder.write_card(plan.card)
-    write_aside(plan.folder.config_file, yaml.safe_dump(dict(plan.composed.values), sort_keys=False).encode())
+    write_aside(plan.folder.config_file, _config_yaml(plan).encode())
+
+
+def _config_yaml(plan: Plan) -> str:
+    return shown(str(yaml.safe_dump(dict(plan.composed.values), sort_keys=False)))
 
 
 def _sweep_record(plan: Plan, home: Home) -> SweepRecord:
@@ -474,8 +507,8 @@ def _sweep_record(plan: Plan, home: Home) -> SweepRecord:
         artifact_folder=str(home.artifacts),
         metric=card.metric,
         direction=card.direction,
-        config_yaml=yaml.safe_dump(dict(plan.composed.values), sort_keys=False),
-        tags={"swathe.command": card.command},
+        config_yaml=_config_yaml(plan),
+        tags={"swathe.command": shown(card.command)},
         workdir=str(Path.cwd()),
         space=tuple(plan.space.parameters),
     )

@@ -6,15 +6,16 @@ names.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from swathe.errors import bad_value
+from swathe.errors import BadInputError, bad_value
 from swathe.training import recipe
 
 
@@ -252,6 +253,11 @@ def _above(bound: float) -> Callable[[Any], bool]:
     return lambda value: value is None or value > bound
 
 
+def _is_share(value: Any) -> bool:
+    # Ray gives out parts of one CPU or GPU, and beyond one only whole ones.
+    return value is None or (0 < value < 1 or (value >= 1 and float(value).is_integer()))
+
+
 def _one_of(*names: str) -> Callable[[Any], bool]:
     return lambda value: value in names
 
@@ -265,20 +271,27 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "sweep.epochs": (_at_least(1), "1 or more, or null"),
     "sweep.wall_time": (_above(0), "seconds above 0, or null"),
     "sweep.device_seconds": (_above(0), "seconds above 0, or null"),
+    "sweep.target": (lambda value: value is None or math.isfinite(value), "a finite number, or null"),
     "sweep.retries": (_at_least(0), "0 or more"),
     "sweep.max_failures": (_at_least(1), "1 or more"),
     "sweep.ask_ahead": (_at_least(0), "0 or more, or null"),
     "sweep.seed": (lambda value: 0 <= value < 2**32, "0 to 4294967295"),
     "cluster.kind": (_one_of("ray", "inline"), "ray, inline"),
     "cluster.workers": (_at_least(1), "1 or more, or null for as many as fit"),
-    "cluster.cpus_per_worker": (_above(0), "above 0"),
-    "cluster.gpus_per_worker": (_above(0), "above 0, or null"),
+    "cluster.cpus_per_worker": (_is_share, "a share of one CPU such as 0.5, or whole CPUs"),
+    "cluster.gpus_per_worker": (_is_share, "a share of one GPU such as 0.25, or whole GPUs, or null"),
     "cluster.threads_per_worker": (_at_least(1), "1 or more, or null"),
 }
 
 
 def check(values: Mapping[str, Any]) -> None:
-    """Refuse a value that has the right type and makes no sense: raises `BadInputError`."""
+    """Refuse a value that has the right type and makes no sense, and a key that was added: raises `BadInputError`."""
+    sections: dict[str, type] = {"sweep": SweepOptions, "cluster": ClusterOptions, "tracking": TrackingOptions}
+    for section, kind in sections.items():
+        known = [item.name for item in fields(kind)]
+        for name in values.get(section, {}):
+            if name not in known:
+                raise BadInputError(f"{section}.{name}: there is no such key; allowed: {', '.join(known)}.")
     for key, (holds, allowed) in _RULES.items():
         section, _, name = key.rpartition(".")
         place = values.get(section) if section else values

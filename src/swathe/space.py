@@ -87,6 +87,8 @@ class _Parser:
         self._composed = composed
         self._groups = group_options()
         self._parameters: dict[str, Parameter] = {}
+        # (parameter, type and value of a choice as written) -> the choice in the key's own type.
+        self._meant: dict[tuple[str, type, Value], Value] = {}
 
     def parse(self) -> Space:
         for name, text in self._composed.space.items():
@@ -105,6 +107,8 @@ class _Parser:
         for name, parameter in self._parameters.items():
             if not parameter.group:
                 self._parameters[name] = self._fit(parameter, configs)
+        for name, parameter in self._parameters.items():
+            self._parameters[name] = replace(parameter, conditions=tuple(map(self._in_key_types, parameter.conditions)))
         separable = all(
             _without(variant, group) == _without(base, group)
             for group, options in variants.items()
@@ -137,7 +141,7 @@ class _Parser:
         value = override.value()
         match value:
             case ChoiceSweep():
-                distribution, meanings = self._choice(name, text, value, override.sweep_iterator())
+                distribution, meanings = self._choice(name, text, value)
             case RangeSweep():
                 distribution, meanings = self._range(name, text, value), {}
             case IntervalSweep():
@@ -160,14 +164,13 @@ class _Parser:
         if not _choices(self._parameters[name]):
             raise self._refuse(name, text, f"a choice of {', '.join(self._groups[name])}")
 
-    def _choice(
-        self, name: str, text: str, sweep: ChoiceSweep, elements: Iterator[Any]
-    ) -> tuple[BaseDistribution, dict[str, Any]]:
+    def _choice(self, name: str, text: str, sweep: ChoiceSweep) -> tuple[BaseDistribution, dict[str, Any]]:
         if sweep.tags:
             raise self._refuse(name, text, "a choice without tags")
         values: list[Value] = []
         meanings: dict[str, Any] = {}
-        for element in elements:
+        # In the order written, even under the grammar's shuffle(...): a study's choices have one order.
+        for element in sweep.list:
             plain = _plain(element)
             if isinstance(plain, (list, dict)):
                 encoded = json.dumps(plain)
@@ -177,9 +180,13 @@ class _Parser:
                 raise self._refuse(name, text, "finite numbers")
             else:
                 values.append(plain)
-        if len({(type(value), value) for value in values}) < len(values):
-            raise self._refuse(name, text, "each choice once")
+        self._refuse_equals(name, text, values)
         return CategoricalDistribution(values), meanings
+
+    def _refuse_equals(self, name: str, text: str, values: Sequence[Value]) -> None:
+        # 1, 1.0 and true are equal in Python, and so one and the same choice for Optuna.
+        if any(value in values[:index] for index, value in enumerate(values)):
+            raise self._refuse(name, text, "each choice once, and 1, 1.0 and true count as one")
 
     def _range(self, name: str, text: str, sweep: RangeSweep) -> BaseDistribution:
         log = self._log(name, text, sweep.tags)
@@ -266,6 +273,11 @@ class _Parser:
 
     # Checking against the config.
 
+    def _in_key_types(self, condition: Condition) -> Condition:
+        name = condition.parameter
+        values = tuple(self._meant.get((name, type(value), value), value) for value in condition.values)
+        return Condition(name, values)
+
     def _compose(self, group: str, option: str) -> DictConfig:
         return self._composed.composition.compose({group: option})
 
@@ -301,6 +313,9 @@ class _Parser:
             value if isinstance(value, str) and value in parameter.meanings else new
             for value, new in zip(distribution.choices, taken, strict=True)
         ]
+        self._refuse_equals(name, ", ".join(map(str, distribution.choices)), values)
+        # Conditions speak of the choices as they were written.
+        self._meant.update({(name, type(old), old): new for old, new in zip(distribution.choices, values, strict=True)})
         return replace(parameter, distribution=CategoricalDistribution(values))
 
     def _as_floats(self, name: str, distribution: IntDistribution) -> FloatDistribution:

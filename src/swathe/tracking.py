@@ -89,8 +89,8 @@ def with_driver(uri: str) -> str:
 
 
 def shown(uri: str) -> str:
-    """Return the URI without its password."""
-    return re.sub(r"//([^/@:]*):[^@]*@", r"//\1:***@", uri)
+    """Return a URI, or a text with URIs in it, without passwords."""
+    return re.sub(r"//([^/@:\s]*):[^@\s]*@", r"//\1:***@", uri)
 
 
 class Recorder:

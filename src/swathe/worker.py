@@ -6,6 +6,7 @@ so: jobs, reports and decisions come and go in tuples.
 
 from __future__ import annotations
 
+import bdb
 import importlib
 import io
 import os
@@ -63,6 +64,7 @@ class WorkerSetup:
     import_paths: tuple[str, ...]
     device: str
     threads: int
+    target: float | None = None
 
 
 Message = Job | Decision
@@ -210,7 +212,7 @@ def geometry(setup: WorkerSetup) -> dict[str, str]:
     return {
         "engine": "solo" if setup.trainable is None else "function",
         "device": setup.device,
-        "device_name": _device_name(setup.device),
+        "device_name": _device_name(setup),
         "threads": str(setup.threads),
         "torch": version("torch"),
         "python": platform.python_version(),
@@ -218,13 +220,18 @@ def geometry(setup: WorkerSetup) -> dict[str, str]:
     }
 
 
-def _device_name(device: str) -> str:
-    """Return the GPU's name, or the CPU's with its widest instruction set that PyTorch may use."""
-    if "torch" not in sys.modules:
-        return platform.processor() or platform.machine()
+def _device_name(setup: WorkerSetup) -> str:
+    """Return the GPU's name, or the widest instructions that PyTorch may use on this CPU.
+
+    A function may do without PyTorch, whose import takes seconds: of its CPU only the family is said.
+    """
+    if setup.trainable is not None and not setup.device.startswith("cuda"):
+        return platform.machine()
     import torch
 
-    return torch.cuda.get_device_name() if device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
+    if setup.device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def prepare(setup: WorkerSetup) -> None:
@@ -268,7 +275,7 @@ def load_function(trainable: str) -> Callable[[Any], Any]:
         raise bad_value("trainable", trainable, allowed)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadInputError(
             f"trainable: {trainable!r} cannot be imported ({type(error).__name__}: {error}); allowed: {allowed}."
         ) from error
@@ -296,6 +303,12 @@ def run_job(setup: WorkerSetup, channel: Channel, worker: str, job: Job) -> None
             model = _call_function(setup, channel, job)
     except function.TrialStopped:
         model = None
+    except (KeyboardInterrupt, bdb.BdbQuit):
+        # In the main thread it is the user who wants out, of an inline trial or of its debugger.
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt from None
+        channel.emit(Failed(worker, job.trial, "KeyboardInterrupt", traceback.format_exc(), job.attempt))
+        return
     except BaseException as error:  # sys.exit and the like must fail the trial, too.
         text = "".join(traceback.format_exception(error))
         channel.emit(Failed(worker, job.trial, one_line(error), text, job.attempt))
@@ -344,6 +357,9 @@ def _train_recipe(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | Non
         if pace.settle():
             return None
         pace.send(Report(job.trial, epoch, metrics, seconds, time.time()))
+        if _reaches_target(setup, metrics):
+            # The sweep ends with this report, and its winner's model is the one that made it.
+            return serialise(solo.state_dict())
     if pace.settle() or not _is_better(setup, job, metrics):
         return None
     return serialise(solo.state_dict())
@@ -358,6 +374,13 @@ def _is_better(setup: WorkerSetup, job: Job, metrics: Mapping[str, float]) -> bo
     return value < job.best if setup.direction is Direction.MINIMIZE else value > job.best
 
 
+def _reaches_target(setup: WorkerSetup, metrics: Mapping[str, float]) -> bool:
+    value = metrics.get(setup.metric)
+    if setup.target is None or value is None:
+        return False
+    return value <= setup.target if setup.direction is Direction.MINIMIZE else value >= setup.target
+
+
 def serialise(state: Mapping[str, Any]) -> bytes:
     """Return a state dictionary as `torch.save` writes it."""
     import torch
@@ -369,6 +392,7 @@ def serialise(state: Mapping[str, Any]) -> bytes:
 
 @dataclass(slots=True)
 class _FunctionSession:
+    setup: WorkerSetup
     info: function.TrialInfo
     pace: _Pace
     since: float
@@ -378,7 +402,7 @@ class _FunctionSession:
         now = time.time()
         self.metrics = metrics
         self.pace.send(Report(self.info.number, step, metrics, now - self.since, now))
-        stop = self.pace.settle()
+        stop = self.pace.settle() or _reaches_target(self.setup, metrics)
         self.since = time.time()
         return stop
 
@@ -398,7 +422,7 @@ def _call_function(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | No
     assert setup.trainable is not None
     train = load_function(setup.trainable)
     info = function.TrialInfo(job.trial, int(job.config.get("seed", 0)), job.config)
-    session = _FunctionSession(info, _Pace(channel, job.trial, job.decide_from), time.time())
+    session = _FunctionSession(setup, info, _Pace(channel, job.trial, job.decide_from), time.time())
     function.install(session)
     try:
         result = train(Params(job.config.get("params", {})))

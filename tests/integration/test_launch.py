@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 import yaml
 from mlflow import MlflowClient
 from optuna.storages import JournalStorage
@@ -317,6 +318,50 @@ def test_a_budget_ends_the_sweep(tmp_path: Path, override: str, reason: str) -> 
     outcome = swathes.read(tmp_path, "launch", sweep, "cluster=inline", override)
     assert outcome["reason"] == reason
     assert sum(outcome["counts"].values()) < 200
+
+
+@pytest.mark.slow
+def test_sigterm_stops_gently_as_an_interrupt_does(tmp_path: Path) -> None:
+    sweep = swathes.write_function_sweep(tmp_path, "waits", trials=8)
+    process = launch_and_wait_for_trials(tmp_path, sweep)
+    process.terminate()
+    assert process.wait(timeout=120) == 130
+    assert "SIGTERM" not in (tmp_path / "output.txt").read_text()
+    check_continues(tmp_path, sweep)
+
+
+@pytest.mark.slow
+def test_a_hanging_inline_trial_can_be_interrupted(tmp_path: Path) -> None:
+    sweep = swathes.write_function_sweep(tmp_path, "hangs", trials=2)
+    process = swathes.start(tmp_path, "launch", sweep, "cluster=inline")
+    marker = tmp_path / "marker"
+    wait_for(lambda: process.poll() is not None or marker.exists())
+    process.send_signal(signal.SIGINT)
+    # The system may make one signal of two that come together: the trial must have run on between them.
+    for _ in range(2):
+        marker.unlink()
+        wait_for(lambda: process.poll() is not None or marker.exists())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert "Traceback" not in (tmp_path / "output.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", ["inline", "local"])
+def test_the_winner_that_reaches_the_target_is_the_champion_and_is_reproduced(tmp_path: Path, cluster: str) -> None:
+    sweep = swathes.write_function_sweep(tmp_path, "returns_its_model", trials=9)
+    words = ["sweep.metric=gain", "sweep.direction=maximize", "sweep.target=6"]
+    outcome = swathes.read(tmp_path, "launch", sweep, f"cluster={cluster}", *words)
+    assert outcome["reason"] == "the target of 6 is reached"
+    best = outcome["best"]["trial"]
+    client = client_of(tmp_path)
+    version = client.get_model_version_by_alias("f", "champion")
+    assert version.tags["swathe.trial"] == str(best)
+    kept = torch.load(tmp_path / ".swathe" / "sweeps" / "f" / "checkpoints" / "best.pt")
+    assert kept == {"number": best}
+    assert swathes.read(tmp_path, "reproduce", "f")[0]["identical"]
+    rows = swathes.read(tmp_path, "compare", "f", "--sort", "gain")
+    assert rows[0]["metrics"]["gain"] == max(row["metrics"]["gain"] for row in rows)
 
 
 @pytest.mark.slow
