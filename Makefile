@@ -1,7 +1,7 @@
 # What a fresh checkout can do. Every target sets itself up; nothing is installed twice.
 BIN := .venv/bin
 
-.PHONY: help quickstart setup system-packages test test-all lint format bench clean
+.PHONY: help quickstart setup system-packages test test-slow test-all lint format bench clean
 
 help:
 	@echo "make quickstart  install into .venv, run the quickstart sweep on real data, show the result"
@@ -22,8 +22,10 @@ system-packages:
 test: setup system-packages
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: setup system-packages
-	$(BIN)/python -m pytest
+test-slow: setup system-packages
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
 
 lint: setup
 	$(BIN)/ruff check .
@@ -38,6 +40,7 @@ format: setup
 bench: setup
 	$(BIN)/python benchmarks/pruners.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/table.py
 
 clean:
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,66 @@ def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("SWATHE_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(BadInputError, match="SWATHE_HOME"):
         open_home(create=True)
+
+
+@pytest.mark.parametrize("name", ["what?", "100%", "a%41"])
+def test_a_home_that_no_database_url_can_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("SWATHE_HOME", str(tmp_path / name / "home"))
+    with pytest.raises(BadInputError, match=r"SWATHE_HOME: .* allowed: a folder whose whole path has neither"):
+        open_home(create=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_with_other_characters_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWATHE_HOME", str(tmp_path / "a b#c&d;ü"))
+    assert open_home(create=True).path.is_dir()
+
+
+BROKEN = [
+    "{}",
+    "[]",
+    "null",
+    "{",
+    "\xff",
+    json.dumps({**asdict(CARD), "trials": "3"}),
+    json.dumps({**asdict(CARD), "direction": "up"}),
+    json.dumps({key: value for key, value in asdict(CARD).items() if key != "identity"}),
+    json.dumps({**asdict(CARD), "of_tomorrow": 1}),
+]
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_card_that_is_none_is_refused_with_its_file(tmp_path: Path, text: str) -> None:
+    home = Home(tmp_path)
+    home.sweep("a").write_card(CARD)
+    folder = home.sweep("s")
+    folder.path.mkdir(parents=True)
+    folder.card_file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(BadInputError) as refusal:
+        home.existing("s")
+    assert str(folder.card_file) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert home.cards() == [CARD]
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{", "3", '{"reason": "x", "failed": false}', "\xff"])
+def test_an_ending_that_is_none_reads_as_none(tmp_path: Path, text: str) -> None:
+    folder = Home(tmp_path).sweep("s")
+    folder.path.mkdir(parents=True)
+    (folder.path / "ending.json").write_bytes(text.encode("latin-1"))
+    assert folder.ending() is None
+
+
+def test_a_new_session_forgets_how_the_last_one_ended(tmp_path: Path) -> None:
+    folder = Home(tmp_path).sweep("s")
+    ending = {"reason": "all trials are over", "failed": False, "interrupted": False}
+    folder.write_ending(ending)
+    assert folder.ending() == ending
+    with folder.drive():
+        assert folder.ending() is None
+    assert folder.ending() is None
 
 
 def test_a_second_driver_is_refused_and_a_dead_ones_lock_is_free(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,9 @@ import pytest
 from swathe.errors import BadInputError
 from swathe.events import Report
 from swathe.mlflow_runs import connect
-from swathe.records import Records
+from swathe.records import Failure, Records
 
+ROOT = Path(__file__).resolve().parent.parent
 TAGS = {"swathe.config": "{}", "swathe.geometry": "{}", "swathe.dataset": "digits", "swathe.dataset_digest": "ab" * 32}
 REPORTS = [
     Report(0, 1, {"val_loss": 0.1 + 0.2, "grad": math.inf}, 2.0, 102.0),
@@ -62,6 +66,29 @@ def test_a_reproduction_is_linked_with_its_original(records: Records, run_id: st
     assert new.tags["mlflow.runName"] == "reproduction of mlp digits"
     assert (old.tags["swathe.reproduced_by"], old.tags["swathe.reproduced"]) == (new_id, "different")
     assert new.params == old.params
+
+
+def test_a_failed_run_has_its_reason_and_traceback(home: Path, records: Records) -> None:
+    failure = Failure("ValueError: no", "Traceback ...\nValueError: no")
+    run_id = records.log_run("train", "n", REPORTS[:1], TAGS, artifacts=home / "artifacts", params={}, failure=failure)
+    run = records.run(run_id)
+    assert (run.state, run.tags["swathe.state"]) == ("failed", "failed: ValueError: no")
+    assert connect(f"sqlite:///{home}/mlflow.db").get_run(run_id).info.status == "FAILED"
+    (file,) = home.joinpath("artifacts").rglob(f"{run_id}/**/traceback.txt")
+    assert file.read_text() == failure.traceback
+
+
+def test_the_first_record_of_a_folder_says_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from swathe.records import Records; folder = pathlib.Path(sys.argv[1])\n"
+        "Records(f'sqlite:///{folder}/mlflow.db').log_run('e', 'n', [], {}, artifacts=folder / 'a', params={})"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    environment["PYTHONPATH"] = str(ROOT / "src")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_what_is_not_there_is_refused(records: Records, run_id: str) -> None:

@@ -121,6 +121,23 @@ def test_what_is_recorded_is_what_comes_back(tmp_path: Path) -> None:
     assert launch(tmp_path).history() == expected
 
 
+@pytest.mark.parametrize(
+    "line", [b"garbage\n", b"{}\n", b"[]\n", b"5\n", b"\xff\xfe\n", b'{"op_code": 4}\n', b'{"op_code": 99}\n']
+)
+def test_a_damaged_journal_is_named_in_one_sentence(tmp_path: Path, line: bytes) -> None:
+    study = launch(tmp_path)
+    run(study, 2)
+    study.close()
+    path = tmp_path / JOURNAL
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], line, *lines[3:]]))
+    for read in (lambda: Study.load("s", folder=tmp_path, storage=None), lambda: launch(tmp_path)):
+        with pytest.raises(SwatheError) as refusal:
+            read()
+        assert str(path) in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+
 def test_optuna_alone_reads_the_journal(tmp_path: Path) -> None:
     study = launch(tmp_path)
     (proposal,) = study.ask(1).proposals

@@ -6,16 +6,17 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
 
-from swathe.errors import BadInputError, bad_value
+from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import Config, Direction, TrialState, Value
-from swathe.home import Home, SweepCard, describe_driver
+from swathe.home import Home, SweepCard, SweepFolder, describe_driver
 from swathe.records import Records, TrialRun
 from swathe.study import PastTrial, Study
+from swathe.tracking import shown
 
 _HIGHER_IS_BETTER = re.compile(r"acc|auc|f1|precision|recall|r2|reward|score|examples_per_second")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -105,11 +106,41 @@ def overview(home: Home, name: str) -> Overview:
     return leaders(home, name, top=0)[0]
 
 
+def overviews(home: Home) -> list[Overview]:
+    """Read how each sweep of the home stands; one that cannot be read says so, and why, in its status."""
+    return [_overview_or_reason(home, folder.name) for folder in home.sweeps()]
+
+
+def _overview_or_reason(home: Home, name: str) -> Overview:
+    try:
+        return overview(home, name)
+    except SwatheError as error:
+        return Overview(
+            name=name,
+            status=f"cannot be read: {str(error).rstrip('.')}",
+            metric="",
+            direction="",
+            trials=0,
+            counts={},
+            best=None,
+            best_params={},
+            failures=(),
+            command="",
+        )
+
+
 def leaders(home: Home, name: str, *, top: int) -> tuple[Overview, list[Row]]:
     """Read how a sweep stands and its `top` trials from the study alone, which takes no import of MLflow."""
+    # Before the trials are read: a driver that begins meanwhile finds its trials shown as waiting, never the reverse.
+    driver = home.sweep(name).driver()
     card, study = _study(home, name)
     history = study.history()
     study.close()
+    if driver is None:
+        # Drawn ahead, or on a worker when the driver died: Optuna has them as running, and nobody runs them.
+        history = [
+            replace(past, state=TrialState.WAITING) if past.state is TrialState.RUNNING else past for past in history
+        ]
     sign = 1.0 if card.direction == Direction.MINIMIZE.value else -1.0
 
     def rank(past: PastTrial) -> tuple[bool, bool, float, int]:
@@ -127,14 +158,16 @@ def leaders(home: Home, name: str, *, top: int) -> tuple[Overview, list[Row]]:
     for past in best_first:
         metrics = {card.metric: _last(past), **json.loads(str(past.attrs.get("metrics", "{}")))}
         rows.append(Row(past.number, "", past.state.value, metrics, past.params))
-    return _overview(home, name, card, history), rows
+    return _overview(home, name, card, history, driver), rows
 
 
 def _last(past: PastTrial) -> float | None:
     return past.values[max(past.values)] if past.values else past.value
 
 
-def _overview(home: Home, name: str, card: SweepCard, history: Sequence[PastTrial]) -> Overview:
+def _overview(
+    home: Home, name: str, card: SweepCard, history: Sequence[PastTrial], driver: Mapping[str, Any] | None
+) -> Overview:
     counts: Counter[TrialState] = Counter(past.state for past in history)
     failures: Counter[str] = Counter(
         str(past.attrs.get("reason", "unknown")) for past in history if past.state is TrialState.FAILED
@@ -142,7 +175,7 @@ def _overview(home: Home, name: str, card: SweepCard, history: Sequence[PastTria
     winner = _winner(history, Direction(card.direction))
     return Overview(
         name=name,
-        status=_status(home, name, history, card),
+        status=_status(home.sweep(name), card, history, driver),
         metric=card.metric,
         direction=card.direction,
         trials=card.trials,
@@ -160,9 +193,9 @@ def _winner(history: Sequence[PastTrial], direction: Direction) -> PastTrial | N
     return min(complete, key=lambda past: (sign * (past.value or 0.0), past.number), default=None)
 
 
-def _status(home: Home, name: str, history: Sequence[PastTrial], card: SweepCard) -> str:
-    folder = home.sweep(name)
-    driver = folder.driver()
+def _status(
+    folder: SweepFolder, card: SweepCard, history: Sequence[PastTrial], driver: Mapping[str, Any] | None
+) -> str:
     if driver is not None:
         return f"running, {describe_driver(driver)}"
     ending = folder.ending()
@@ -173,17 +206,28 @@ def _status(home: Home, name: str, history: Sequence[PastTrial], card: SweepCard
 
 
 def compare(home: Home, name: str, *, top: int, sort: str | None = None) -> list[Row]:
-    """Return the `top` trials by the sweep's metric, or by the recorded metric `sort`."""
+    """Return the `top` trials by the sweep's metric, or by the recorded metric `sort`.
+
+    Rows have these two metrics under their own names, and all others under those that MLflow takes. Other metrics than
+    the sweep's own sort downwards where their name says that higher is better.
+    """
     card, study = _study(home, name)
     params = {past.number: past.params for past in study.history()}
     study.close()
     runs = Records(card.tracking_uri).trial_runs(card.experiment, name)
-    metric = sort or card.metric
+    # Sets MLflow's environment before MLflow is imported, as `Records` does.
+    from swathe.mlflow_runs import clean_name
+
+    metric = clean_name(sort or card.metric)
     known = sorted({key for run in runs for key in run.metrics})
-    if sort is not None and sort not in known:
+    if sort is not None and metric not in known:
         raise bad_value("--sort", sort, ", ".join(known) or "none, since no metric is recorded yet")
-    higher = _HIGHER_IS_BETTER.search(metric) is not None if sort else card.direction == Direction.MAXIMIZE.value
+    if metric == clean_name(card.metric):
+        higher = card.direction == Direction.MAXIMIZE.value
+    else:
+        higher = _HIGHER_IS_BETTER.search(metric) is not None
     sign = -1.0 if higher else 1.0
+    own_names = {clean_name(name): name for name in (card.metric, sort) if name is not None}
 
     def rank(run: TrialRun) -> tuple[bool, bool, float, int]:
         value = run.metrics.get(metric)
@@ -193,7 +237,13 @@ def compare(home: Home, name: str, *, top: int, sort: str | None = None) -> list
         return missing, partial, 0.0 if value is None or missing else sign * value, run.number
 
     return [
-        Row(run.number, run.run_id, run.state, run.metrics, params.get(run.number, {}))
+        Row(
+            run.number,
+            run.run_id,
+            run.state,
+            {own_names.get(key, key): value for key, value in run.metrics.items()},
+            params.get(run.number, {}),
+        )
         for run in sorted(runs, key=rank)[:top]
     ]
 
@@ -224,12 +274,34 @@ def experiment(home: Home, name: str) -> tuple[str, str]:
 
 
 def runs_to_reproduce(home: Home, target: str, trials: Sequence[int]) -> tuple[Records, list[TrialRun], str]:
-    """Find the recorded runs that `swathe reproduce TARGET --trial N ...` means, and the sweep's metric."""
+    """Find the recorded runs that `swathe reproduce TARGET --trial N ...` means, and the sweep's metric.
+
+    A run id is looked for in the home's own database and wherever a sweep of the home is recorded.
+    """
     if _RUN_ID.fullmatch(target) and home.sweep(target).card() is None:
-        records = Records(home.tracking_uri)
-        run = records.run(target)
+        if trials:
+            raise bad_value("--trial", trials[0], "a trial of a sweep that is named, while a RUN_ID is one run already")
+        records, run = _find_run(home, target)
         return records, [run], run.tags.get("swathe.metric", "val_loss")
     _, card = home.existing(target)
     records = Records(card.tracking_uri)
     numbers = list(trials) or [best(home, target).trial]
     return records, [records.trial(card.experiment, target, number) for number in numbers], card.metric
+
+
+def _find_run(home: Home, run_id: str) -> tuple[Records, TrialRun]:
+    uris = list(dict.fromkeys([home.tracking_uri, *(card.tracking_uri for card in home.cards())]))
+    away: SwatheError | None = None
+    for uri in uris:
+        records = Records(uri)
+        try:
+            return records, records.run(run_id)
+        except BadInputError:
+            # It is not there, or nothing is.
+            continue
+        except SwatheError as error:
+            away = error
+    if away is not None:
+        raise away
+    places = ", ".join(shown(uri) for uri in uris)
+    raise bad_value("SWEEP|RUN_ID", run_id, f"a sweep of {home.path}, or a run in MLflow at {places}")

@@ -146,19 +146,23 @@ def train(
     """
     from swathe import standalone, tables
     from swathe.home import open_home
+    from swathe.tracking import shown
 
     home = open_home(create=True)
-    config, geometry = standalone.load(from_file, tuple(overrides or ()))
+    config, settings = standalone.load(from_file, tuple(overrides or ()))
     console = _console()
+    if settings.notice is not None:
+        typer.echo(settings.notice, err=True)
     show: Callable[[Any], None] = lambda report: None  # noqa: E731
     if not as_json:
         show = lambda report: console.print(tables.report_line(report))  # noqa: E731
     with _prints_aside(as_json):
-        run, run_id = standalone.train(config, geometry, home, show)
+        run, run_id = standalone.train(config, settings, home, show)
     if as_json:
         _print_json({"run_id": run_id, "reports": [{"step": r.step, **r.metrics} for r in run.reports]})
     else:
-        console.print(f"Recorded as run {run_id} in MLflow; see it with: swathe ui")
+        where = "; see it with: swathe ui" if settings.uri is None else f" at {shown(settings.uri)}."
+        console.print(f"Recorded as run {run_id} in MLflow{where}")
 
 
 @app.command("list")
@@ -173,7 +177,7 @@ def list_sweeps(as_json: AsJson = False) -> None:
     from swathe.home import open_home
 
     home = open_home()
-    overviews = [analysis.overview(home, folder.name) for folder in home.sweeps()]
+    overviews = analysis.overviews(home)
     if as_json:
         _print_json([overview.as_dict() for overview in overviews])
     elif overviews:
@@ -237,7 +241,11 @@ def compare(
     sweep: SweepName,
     top: Annotated[int, typer.Option("--top", min=1, help="How many trials to show.")] = 10,
     sort: Annotated[
-        str | None, typer.Option("--sort", help="A recorded metric; accuracies sort downwards, losses upwards.")
+        str | None,
+        typer.Option(
+            "--sort",
+            help="A recorded metric: accuracies downwards, losses upwards, the sweep's own its way.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

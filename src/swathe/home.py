@@ -9,14 +9,16 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
 from swathe.errors import BadInputError, bad_value
+from swathe.events import Direction
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_ENDING = {"reason": str, "failed": bool, "interrupted": bool}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +68,38 @@ class SweepFolder:
         return self.path / "checkpoints" / "best.pt"
 
     def card(self) -> SweepCard | None:
-        """Read the sweep's card; None when no sweep of this name was launched here."""
+        """Read the sweep's card; None when no sweep of this name was launched here.
+
+        Raises `BadInputError` naming the file when it holds something else.
+        """
         try:
             values = json.loads(self.card_file.read_text())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             raise BadInputError(f"{self.card_file} cannot be read: {error}.") from error
+        if not _is_card(values):
+            raise BadInputError(
+                f"{self.card_file} holds no sweep that this version of Swathe can read; allowed: what `swathe launch` "
+                "writes there, so launch that sweep under another sweep.name, or remove its folder."
+            )
         return SweepCard(**values)
 
     def write_card(self, card: SweepCard) -> None:
         write_aside(self.card_file, json.dumps(asdict(card), indent=2).encode(), mode=0o600)
 
     def ending(self) -> Mapping[str, Any] | None:
-        """Return how the last session ended: {"reason", "failed", "interrupted"}; None while none has."""
+        """Return how the last session ended: {"reason", "failed", "interrupted"}; None while none has.
+
+        What cannot be read as an ending is none.
+        """
         try:
-            ending: Mapping[str, Any] = json.loads((self.path / "ending.json").read_text())
-        except (FileNotFoundError, ValueError):
+            ending = json.loads((self.path / "ending.json").read_text())
+        except (OSError, ValueError):
             return None
-        return ending
+        if isinstance(ending, dict) and all(isinstance(ending.get(key), kind) for key, kind in _ENDING.items()):
+            return ending
+        return None
 
     def write_ending(self, ending: Mapping[str, Any]) -> None:
         write_aside(self.path / "ending.json", json.dumps(dict(ending)).encode())
@@ -115,6 +130,8 @@ class SweepFolder:
             file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
             file.flush()
             self.stop_file.unlink(missing_ok=True)
+            # A session that is killed must not read as the one before it, which had ended.
+            (self.path / "ending.json").unlink(missing_ok=True)
             yield
             file.truncate(0)
 
@@ -130,6 +147,20 @@ class SweepFolder:
                 # A reader that asks for the driver holds the lock for an instant.
                 time.sleep(0.05)
         raise BadInputError(f"Sweep {self.name!r} is being run {describe_driver(None)}.")
+
+
+def _is_card(values: object) -> bool:
+    """Whether these are a card's keys with values of its types; a number of seconds may be written without a point."""
+    if not isinstance(values, dict) or values.keys() != {item.name for item in fields(SweepCard)}:
+        return False
+    text = (values[key] for key in ("name", "identity", "tracking_uri", "experiment", "metric", "command"))
+    return (
+        all(isinstance(value, str) for value in text)
+        and (values["storage"] is None or isinstance(values["storage"], str))
+        and values["direction"] in [direction.value for direction in Direction]
+        and type(values["trials"]) is int
+        and type(values["created"]) in (int, float)
+    )
 
 
 def describe_driver(driver: Mapping[str, Any] | None) -> str:
@@ -179,10 +210,25 @@ class Home:
             return []
         return [SweepFolder(path) for path in sorted(root.iterdir()) if (path / "sweep.json").exists()]
 
+    def cards(self) -> list[SweepCard]:
+        """Return the cards of the sweeps launched here, by name; those that cannot be read are left out."""
+        cards = []
+        for folder in self.sweeps():
+            with suppress(BadInputError):
+                cards.append(folder.card())
+        return [card for card in cards if card is not None]
+
 
 def open_home(*, create: bool = False) -> Home:
-    """Return `SWATHE_HOME`, or `.swathe` of the working folder; with `create`, make sure that it can be written."""
+    """Return `SWATHE_HOME`, or `.swathe` of the working folder; with `create`, make sure that it can be written.
+
+    Raises `BadInputError` for a path that the URL of an SQLite database cannot carry.
+    """
     path = Path(os.environ.get("SWATHE_HOME") or ".swathe").expanduser().absolute()
+    # SQLAlchemy ends a URL's path at '?', and whether it decodes '%41' in it depends on its version (2.1 does, 2.0 does
+    # not), so that no way of quoting is right for all of them.
+    if "?" in str(path) or "%" in str(path):
+        raise bad_value("SWATHE_HOME", str(path), "a folder whose whole path has neither '?' nor '%'")
     if create:
         try:
             path.mkdir(parents=True, exist_ok=True)

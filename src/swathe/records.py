@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from swathe.errors import BadInputError, SwatheError
 from swathe.events import Report
@@ -32,6 +33,13 @@ class TrialRun:
     experiment_id: str = ""
 
 
+class Failure(NamedTuple):
+    """Why a run failed: one line, and the whole traceback."""
+
+    reason: str
+    traceback: str
+
+
 class Records:
     """MLflow at one URI; its first use imports MLflow, which takes seconds."""
 
@@ -41,12 +49,8 @@ class Records:
 
     def experiment_id(self, name: str) -> str:
         """Return the id of an experiment; raises `BadInputError` when there is none of this name."""
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with self._answering():
             found = self._client().get_experiment_by_name(name)
-        except MlflowException as error:
-            raise self._away(error) from error
         if found is None:
             raise BadInputError(f"Nothing is recorded yet: MLflow at {shown(self._uri)} has no experiment {name!r}.")
         return str(found.experiment_id)
@@ -65,28 +69,26 @@ class Records:
 
     def run(self, run_id: str) -> TrialRun:
         """Return a run by its id; raises `BadInputError` when there is none."""
-        from mlflow.exceptions import MlflowException
+        with self._answering():
+            client = self._client()
+            from mlflow.exceptions import MlflowException
 
-        try:
-            return _trial_run(self._client().get_run(run_id))
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            try:
+                return _trial_run(client.get_run(run_id))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
                 raise BadInputError(f"MLflow at {shown(self._uri)} has no run {run_id!r}.") from error
-            raise self._away(error) from error
 
     def history(self, run_id: str) -> dict[tuple[str, int], float]:
         """Return every number of a run by (metric, step), in the bits in which it was reported.
 
         MLflow keeps an infinity as the largest float64; it is read as the infinity that it was.
         """
-        from mlflow.exceptions import MlflowException
-
-        client = self._client()
-        try:
+        with self._answering():
+            client = self._client()
             keys = client.get_run(run_id).data.metrics
             return {(key, m.step): _number(m.value) for key in keys for m in client.get_metric_history(run_id, key)}
-        except MlflowException as error:
-            raise self._away(error) from error
 
     def log_run(
         self,
@@ -97,10 +99,15 @@ class Records:
         *,
         artifacts: Path,
         params: Mapping[str, object],
+        failure: Failure | None = None,
     ) -> str:
-        """Record a run that is over, and return its id; `artifacts` is where a database's artifacts go."""
-        tags = {"swathe.kind": "run", "swathe.state": "complete", **tags}
-        return self._log(experiment, name, reports, tags, artifacts, params)
+        """Record a run that is over, and return its id; `artifacts` is where a database's artifacts go.
+
+        With a `failure` it is recorded as failed, with the reason and, as an artifact, the traceback.
+        """
+        state = "complete" if failure is None else f"failed: {failure.reason}"
+        tags = {"swathe.kind": "run", "swathe.state": state, **tags}
+        return self._log(experiment, name, reports, tags, artifacts, params, failure)
 
     def log_reproduction(
         self, run: TrialRun, reports: Sequence[Report], tags: Mapping[str, str], *, identical: bool
@@ -116,12 +123,14 @@ class Records:
             "swathe.reproduces": run.run_id,
             "swathe.reproduced": verdict,
         }
-        experiment = client.get_experiment(run.experiment_id)
+        with self._answering():
+            experiment = client.get_experiment(run.experiment_id)
         name = f"reproduction of {run.tags.get('mlflow.runName', run.run_id)}"[:250]
         root = Path(experiment.artifact_location).parent
         run_id = self._log(experiment.name, name, reports, tags, root, run.params)
-        client.set_tag(run.run_id, "swathe.reproduced_by", run_id)
-        client.set_tag(run.run_id, "swathe.reproduced", verdict)
+        with self._answering():
+            client.set_tag(run.run_id, "swathe.reproduced_by", run_id)
+            client.set_tag(run.run_id, "swathe.reproduced", verdict)
         return run_id
 
     def _log(
@@ -132,15 +141,14 @@ class Records:
         tags: Mapping[str, str],
         artifacts: Path,
         params: Mapping[str, object],
+        failure: Failure | None = None,
     ) -> str:
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
         from swathe import mlflow_runs
         from swathe.mlflow_runs import Metric, RunChange, clean_name, split_tags
 
         ends = reports[-1].time if reports else time.time()
-        change = RunChange(name, _ms(reports[0].time - reports[0].seconds if reports else ends), status="FINISHED")
+        change = RunChange(name, _ms(reports[0].time - reports[0].seconds if reports else ends))
+        change.status = "FINISHED" if failure is None else "FAILED"
         change.end = _ms(ends)
         change.tags = split_tags({**mlflow_runs.source_tags(), **tags})
         change.params = {clean_name(key): str(value)[: mlflow_runs.PARAM_LENGTH] for key, value in params.items()}
@@ -152,21 +160,21 @@ class Records:
         if "swathe.dataset" in tags and "swathe.dataset_digest" in tags:
             digest = tags["swathe.dataset_digest"][: mlflow_runs.DIGEST_LENGTH]
             change.dataset = tags["swathe.dataset"][:500], digest
-        try:
-            refused = mlflow_runs.open_runs(self._uri, experiment, artifacts).write([change])
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise self._away(error) from error
-        if refused:
-            raise SwatheError(f"MLflow at {shown(self._uri)} refuses the run: {refused[0].reason}")
+        with self._answering():
+            runs = mlflow_runs.open_runs(self._uri, experiment, artifacts)
+            refused = runs.write([change])
+            if refused:
+                raise SwatheError(f"MLflow at {shown(self._uri)} refuses the run: {_first_line(refused[0].reason)}")
+            if failure is not None:
+                runs.client.log_text(change.run_id, failure.traceback, "traceback.txt")
         return change.run_id
 
     def _find(self, experiment: str, sweep: str, condition: str) -> list[TrialRun]:
-        from mlflow.exceptions import MlflowException
+        experiment_id = self.experiment_id(experiment)
+        with self._answering():
+            from swathe.mlflow_runs import search
 
-        from swathe.mlflow_runs import search
-
-        client, experiment_id = self._client(), self.experiment_id(experiment)
-        try:
+            client = self._client()
             parents = f"tags.`swathe.kind` = 'sweep' and tags.`swathe.sweep` = '{sweep}'"
             # The newest, where another folder has recorded a sweep of the same name in the same place.
             parent = next(iter(search(client, experiment_id, parents, ["attributes.start_time DESC"])), None)
@@ -174,8 +182,6 @@ class Records:
                 raise BadInputError(f"Nothing is recorded yet of sweep {sweep!r} in MLflow at {shown(self._uri)}.")
             trials = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`swathe.kind` = 'trial'"
             return [_trial_run(run) for run in search(client, experiment_id, trials + condition)]
-        except MlflowException as error:
-            raise self._away(error) from error
 
     def _client(self) -> Any:
         if self._connected is None:
@@ -186,22 +192,29 @@ class Records:
         uri = with_driver(self._uri)
         if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
             raise BadInputError(f"Nothing is recorded yet: there is no MLflow database at {shown(self._uri)}.")
-        # Sets MLflow's environment before MLflow is imported.
-        from swathe import mlflow_runs  # isort: skip
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
+        from swathe import mlflow_runs
 
-        try:
+        with self._answering():
             if not uri.startswith(("http://", "https://")):
                 # The recorder of a new folder may be making the tables at this moment: this waits for it.
                 mlflow_runs.open_database(uri, Path(uri.removeprefix("sqlite:///")).parent / "artifacts")
             return mlflow_runs.connect(uri)
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise self._away(error) from error
 
-    def _away(self, error: Exception) -> SwatheError:
-        first = (str(error).strip().splitlines() or [""])[0][:300]
-        return SwatheError(f"MLflow at {shown(self._uri)} does not answer: {type(error).__name__}: {first}")
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Turn what goes wrong while MLflow is asked into one sentence for the user."""
+        # First of all imports of MLflow: it sets MLflow's environment, which keeps its log off the user's terminal.
+        from swathe import mlflow_runs  # noqa: F401, isort: skip
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            first = shown(_first_line(error))
+            raise SwatheError(
+                f"MLflow at {shown(self._uri)} does not answer: {type(error).__name__}: {first}"
+            ) from error
 
 
 def _trial_run(run: Any) -> TrialRun:
@@ -217,6 +230,10 @@ def _trial_run(run: Any) -> TrialRun:
         params=run.data.params,
         experiment_id=run.info.experiment_id,
     )
+
+
+def _first_line(error: object) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:300]
 
 
 def _number(value: float) -> float:

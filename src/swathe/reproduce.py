@@ -65,8 +65,8 @@ class Reproduction:
 def reproduce(records: Records, run: TrialRun, home: Home, *, metric: str = "val_loss") -> Reproduction:
     """Train `run` again from its record alone: config, seed, threads and device.
 
-    A trial that was pruned is trained to the step at which it was. The new run is recorded and linked to the old one.
-    Raises `BadInputError` when the record lacks what is needed.
+    It is trained to its last recorded step: a pruned trial had no more, nor one that reached the sweep's target. The
+    new run is recorded and linked to the old one. Raises `BadInputError` when the record lacks what is needed.
     """
     text = run.tags.get("swathe.config")
     if text is None:
@@ -75,22 +75,31 @@ def reproduce(records: Records, run: TrialRun, home: Home, *, metric: str = "val
     if not recorded:
         raise BadInputError(f"Run {run.run_id} reported nothing, so there is nothing to compare.")
     then: dict[str, str] = json.loads(run.tags.get("swathe.geometry", "{}"))
-    complete = run.state == "complete"
     again = train_once(
         json.loads(text),
         home,
         number=run.number or 0,
         threads=int(then.get("threads", "1")),
-        device=_available(then.get("device", "cpu")),
+        device=available(then.get("device", "cpu")),
         metric=metric,
-        until=None if complete else max(step for _, step in recorded),
+        until=max(step for _, step in recorded),
     )
-    rows = compare(recorded, again.history())
+    rows = compare(recorded, as_recorded(again.history()))
     differences = conditions_that_differ(then, run.tags, again)
     tags = {**again.tags, "swathe.geometry": json.dumps(dict(again.geometry))}
     same = all(row.identical for row in rows)
     new_run_id = records.log_reproduction(run, again.reports, tags, identical=same)
     return Reproduction(run, rows, differences, new_run_id)
+
+
+def as_recorded(history: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], float]:
+    """Return a run's own numbers under the names that MLflow has for them; where two become one, the first counts."""
+    from swathe.mlflow_runs import clean_name
+
+    named: dict[tuple[str, int], float] = {}
+    for (metric, step), value in history.items():
+        named.setdefault((clean_name(metric), step), value)
+    return named
 
 
 def compare(recorded: Mapping[tuple[str, int], float], reproduced: Mapping[tuple[str, int], float]) -> tuple[Row, ...]:
@@ -116,7 +125,8 @@ def conditions_that_differ(then: Mapping[str, str], tags: Mapping[str, str], aga
     return tuple(found)
 
 
-def _available(device: str) -> str:
+def available(device: str) -> str:
+    """Return a recorded device, or the CPU where this machine has no GPU for it."""
     import torch
 
     return device if device == "cpu" or torch.cuda.is_available() else "cpu"

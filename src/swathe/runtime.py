@@ -453,6 +453,8 @@ class _Session:
         self._view.show(self._progress())
         self._commit()
         self._recorder.finish(self._summary(done))
+        # Ray takes a second to end, in which the recorder makes its plots.
+        self._pool.close()
         if not self._recorder.close(RECORD_SECONDS):
             late = "MLflow has not taken everything yet; the rest follows at the next launch."
             self._say(self._recorder.problem() or late)

@@ -12,6 +12,16 @@ from swathe.home import Home
 from swathe.worker import Emitted, InlineChannel, Job, Note, WorkerSetup, geometry, prepare, run_job
 
 
+class RunFailedError(SwatheError):
+    """A run raised: its text is the reason in one line; `run` is what there is of it, `traceback` the whole text."""
+
+    def __init__(self, reason: str, traceback: str, run: SingleRun) -> None:
+        super().__init__(f"The run failed: {reason}")
+        self.reason = reason
+        self.traceback = traceback
+        self.run = run
+
+
 @dataclass(slots=True)
 class SingleRun:
     """What a run gave: its reports in order, facts for the record, the machine it ran on and the trained state."""
@@ -39,7 +49,7 @@ def train_once(
 ) -> SingleRun:
     """Train a trial's config here, with the threads and the device given, and stop it after step `until`.
 
-    Raises `SwatheError` with the reason when the run fails.
+    Raises `RunFailedError` with the reason when the run fails.
     """
     setup = WorkerSetup(
         trainable=config.get("trainable"),
@@ -67,7 +77,7 @@ def train_once(
                 case Finished():
                     run.model = event.model
                 case Failed():
-                    raise SwatheError(f"The run failed: {event.reason}\n{event.traceback}".rstrip())
+                    raise RunFailedError(event.reason, event.traceback, run)
 
     channel = InlineChannel("inline", take)
     run_job(setup, channel, "inline", Job(number, config))

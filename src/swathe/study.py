@@ -24,7 +24,7 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from sqlalchemy.engine import URL, make_url
 
 from swathe import samplers
@@ -126,7 +126,7 @@ class Study:
             if storage is not None:
                 store = _open_store(storage, folder)
             elif path.exists():
-                store = _Store(JournalStorage(JournalFileBackend(str(path))))
+                store = _Store(_replay(JournalFileBackend(str(path)), path))
             else:
                 store = _Store(optuna.storages.InMemoryStorage())
             study = _existing(name, store.storage)
@@ -319,12 +319,22 @@ def _open_store(storage: str | None, folder: Path) -> _Store:
     """Open a database, or the sweep's journal to write to it."""
     if storage is None:
         journal = Journal(folder / JOURNAL)
-        return _Store(JournalStorage(journal), journal=journal)
+        return _Store(_replay(journal, folder / JOURNAL), journal=journal)
     url = _parse(storage)
     options = {"pool_pre_ping": True, "connect_args": _connect_args(url)}
     database = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=options)
     # Optuna's own way to put its cache around the database.
     return _Store(optuna.storages.get_storage(database), engine=database.engine)
+
+
+def _replay(backend: BaseJournalBackend, path: Path) -> JournalStorage:
+    """Read a journal from its beginning; raises `SwatheError` with its path when it is damaged."""
+    try:
+        return JournalStorage(backend)
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        # Optuna checks nothing: a line that is no JSON, or lacks what its kind must have, fails wherever it is used.
+        reason = f"{type(error).__name__}: {_reason(error)}"
+        raise SwatheError(f"{path} is damaged, so that its trials cannot be read ({reason}).") from error
 
 
 def _parse(storage: str) -> URL:

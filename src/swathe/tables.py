@@ -51,7 +51,7 @@ def sweeps(overviews: Sequence[Overview]) -> Table:
     for item in overviews:
         over = sum(count for state, count in item.counts.items() if state.final)
         best = "" if item.best is None else f"{item.metric} {item.best[1]:.5g}"
-        table.add_row(item.name, f"{over}/{item.trials}", best, item.status)
+        table.add_row(item.name, f"{over}/{item.trials}" if item.trials else "", best, item.status)
     return table
 
 

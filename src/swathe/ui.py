@@ -58,8 +58,7 @@ def _trials_page(uri: str, home: Home, experiment: str) -> str:
     The experiment's own page would show the use of language models, and of a sweep the folded parent run alone.
     """
     page = f"#/experiments/{Records(uri).experiment_id(experiment)}/runs?workflowType=machine_learning"
-    cards = [card for card in (sweep.card() for sweep in home.sweeps()) if card is not None]
-    card = next((card for card in cards if (card.tracking_uri, card.experiment) == (uri, experiment)), None)
+    card = next((card for card in home.cards() if (card.tracking_uri, card.experiment) == (uri, experiment)), None)
     if card is None:
         return page
     shown = {
