@@ -147,7 +147,8 @@ class RayPool:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             ray.init(
-                address=self._plan.address,
+                # Without an address Ray would join whatever runs on this machine.
+                address=self._plan.address or "local",
                 include_dashboard=None if self._plan.address else False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,

@@ -361,7 +361,9 @@ def test_the_winner_that_reaches_the_target_is_the_champion_and_is_reproduced(tm
     assert kept == {"number": best}
     assert swathes.read(tmp_path, "reproduce", "f")[0]["identical"]
     rows = swathes.read(tmp_path, "compare", "f", "--sort", "gain")
-    assert rows[0]["metrics"]["gain"] == max(row["metrics"]["gain"] for row in rows)
+    gains = [row["metrics"]["gain"] for row in rows if "gain" in row["metrics"]]
+    assert gains == sorted(gains, reverse=True)
+    assert gains[0] >= 6
 
 
 @pytest.mark.slow

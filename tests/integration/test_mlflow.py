@@ -158,6 +158,7 @@ def test_a_tracking_server(tmp_path: Path, server: MLflowServer) -> None:
     reproduce_a_run(server.uri, "served")
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_and_comes_back(tmp_path: Path) -> None:
     server = MLflowServer(tmp_path)
     server.start()
@@ -206,6 +207,7 @@ def test_postgresql(tmp_path: Path) -> None:
         assert postgres.PASSWORD not in log
 
 
+@pytest.mark.slow
 def test_a_postgresql_that_goes_away_and_comes_back(tmp_path: Path) -> None:
     with postgres.server() as made:
         uri = made.create_database("mlflow")

@@ -82,6 +82,7 @@ def test_the_wheel_carries_conf_and_sweeps(wheel: Path) -> None:
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
 
 
+@pytest.mark.slow
 def test_quickstart_runs_from_an_empty_folder(swathe: Path, tmp_path: Path) -> None:
     small = ["sweep.trials=3", "epochs=2", "cluster.workers=1"]
     outcome = json.loads(succeed([swathe, "launch", "quickstart", *small, "--json"], tmp_path))
