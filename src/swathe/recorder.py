@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swathe.spool import Batch, SpoolReader, spool_folder
-from swathe.tracking import shown
+from swathe.tracking import VIEW_TAG, shown
 
 if TYPE_CHECKING:
     from swathe.mlflow_runs import Refused, RunChange, Runs
@@ -35,9 +35,6 @@ BATCH_SECONDS = 0.5
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
 # How long a recorder whose driver has gone tries (seconds); the next session's recorder goes on with the spool.
 PATIENCE = 120.0
-
-# MLflow keeps a shared view of an experiment's runs under this name, a dot and the view's own.
-VIEW_TAG = "mlflow.sharedViewState"
 
 _STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", None: "KILLED"}
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from swathe.errors import BadInputError, SwatheError
 from swathe.events import Report
-from swathe.tracking import shown, with_driver
+from swathe.tracking import VIEW_TAG, shown, with_driver
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,18 @@ class Records:
 
     def experiment_id(self, name: str) -> str:
         """Return the id of an experiment; raises `BadInputError` when there is none of this name."""
+        return str(self._experiment(name).experiment_id)
+
+    def has_view(self, experiment: str, sweep: str) -> bool:
+        """Whether the recorder has made a view of the sweep's trials for MLflow's page of runs."""
+        return f"{VIEW_TAG}.{sweep}" in self._experiment(experiment).tags
+
+    def _experiment(self, name: str) -> Any:
         with self._answering():
             found = self._client().get_experiment_by_name(name)
         if found is None:
             raise BadInputError(f"Nothing is recorded yet: MLflow at {shown(self._uri)} has no experiment {name!r}.")
-        return str(found.experiment_id)
+        return found
 
     def trial_runs(self, experiment: str, sweep: str) -> list[TrialRun]:
         """Return the runs of a sweep's trials, by trial number."""

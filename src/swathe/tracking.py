@@ -22,6 +22,8 @@ from swathe.spool import SpoolWriter, spool_folder, sweep_id
 
 # A recorder that dies is started again so many times in a session; what it had not carried is in the spool.
 RESTARTS = 3
+# MLflow keeps a shared view of an experiment's runs under this name, a dot and the view's own.
+VIEW_TAG = "mlflow.sharedViewState"
 _ALLOWED = "sqlite:///PATH, postgresql://USER:PASSWORD@HOST/DATABASE or the http(s)://HOST of an MLflow server"
 
 

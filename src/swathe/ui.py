@@ -57,13 +57,15 @@ def _trials_page(uri: str, home: Home, experiment: str) -> str:
 
     The experiment's own page would show the use of language models, and of a sweep the folded parent run alone.
     """
-    page = f"#/experiments/{Records(uri).experiment_id(experiment)}/runs?workflowType=machine_learning"
+    records = Records(uri)
+    page = f"#/experiments/{records.experiment_id(experiment)}/runs?workflowType=machine_learning"
     card = next((card for card in home.cards() if (card.tracking_uri, card.experiment) == (uri, experiment)), None)
     if card is None:
         return page
+    if records.has_view(experiment, card.name):
+        # Made by the recorder, with the columns too; MLflow leaves it out where the address says more.
+        return f"{page}&viewStateShareKey={card.name}"
     shown = {
-        # The view that the recorder has made for this sweep; the rest is for an MLflow that does not know it.
-        "viewStateShareKey": card.name,
         "searchFilter": "tags.`swathe.kind` = 'trial'",
         "orderByKey": f"metrics.`{card.metric}`",
         "orderByAsc": str(card.direction == Direction.MINIMIZE.value).lower(),
