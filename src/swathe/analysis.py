@@ -144,14 +144,7 @@ def leaders(home: Home, name: str, *, top: int) -> tuple[Overview, list[Row]]:
     sign = 1.0 if card.direction == Direction.MINIMIZE.value else -1.0
 
     def rank(past: PastTrial) -> tuple[bool, bool, float, int]:
-        value = _last(past)
-        missing = value is None or value != value
-        return (
-            missing,
-            past.state is not TrialState.COMPLETE,
-            0.0 if value is None or missing else sign * value,
-            past.number,
-        )
+        return _rank(_last(past), past.state is not TrialState.COMPLETE, past.number, sign)
 
     best_first = sorted((past for past in history if past.values), key=rank)[:top] if top else []
     rows = []
@@ -159,6 +152,12 @@ def leaders(home: Home, name: str, *, top: int) -> tuple[Overview, list[Row]]:
         metrics = {card.metric: _last(past), **json.loads(str(past.attrs.get("metrics", "{}")))}
         rows.append(Row(past.number, "", past.state.value, metrics, past.params))
     return _overview(home, name, card, history, driver), rows
+
+
+def _rank(value: float | None, partial: bool, number: int, sign: float) -> tuple[bool, bool, float, int]:
+    """Return what sorts trials best first, those without a value last."""
+    missing = value is None or value != value
+    return missing, partial, 0.0 if value is None or missing else sign * value, number
 
 
 def _last(past: PastTrial) -> float | None:
@@ -230,11 +229,9 @@ def compare(home: Home, name: str, *, top: int, sort: str | None = None) -> list
     own_names = {clean_name(name): name for name in (card.metric, sort) if name is not None}
 
     def rank(run: TrialRun) -> tuple[bool, bool, float, int]:
-        value = run.metrics.get(metric)
-        missing = value is None or value != value
         # By the sweep's own metric a complete trial comes before any that was stopped on the way.
         partial = sort is None and run.state != "complete"
-        return missing, partial, 0.0 if value is None or missing else sign * value, run.number
+        return _rank(run.metrics.get(metric), partial, run.number, sign)
 
     return [
         Row(

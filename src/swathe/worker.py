@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -431,10 +431,3 @@ def _call_function(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | No
     if hasattr(result, "state_dict") and _is_better(setup, job, session.metrics):
         return serialise(result.state_dict())
     return None
-
-
-def iterate(events: list[Emitted]) -> Iterator[Reported | Finished | Failed]:
-    """Yield what the controller wants to hear of a worker's events."""
-    for event in events:
-        if not isinstance(event, Note):
-            yield event
