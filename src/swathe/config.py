@@ -25,7 +25,15 @@ from omegaconf.errors import OmegaConfBaseException
 from swathe import schema
 from swathe.errors import BadInputError, bad_value
 from swathe.events import Config
-from swathe.schema import RECIPE_GROUPS, SCHEMA_SUFFIX, SWEEP_GROUPS, ClusterOptions, SweepOptions, TrackingOptions
+from swathe.schema import (
+    RECIPE_GROUPS,
+    SCHEMA_SUFFIX,
+    SWEEP_GROUPS,
+    ClusterOptions,
+    LanesOptions,
+    SweepOptions,
+    TrackingOptions,
+)
 from swathe.training import recipe
 
 _GRAMMAR = "KEY=VALUE in Hydra's override grammar"
@@ -162,6 +170,10 @@ class ComposedSweep:
     def cluster(self) -> ClusterOptions:
         return ClusterOptions(**self.values["cluster"])
 
+    @property
+    def lanes(self) -> LanesOptions:
+        return LanesOptions(**self.values["lanes"])
+
     @cached_property
     def tracking(self) -> TrackingOptions:
         return TrackingOptions(**self.values["tracking"])
@@ -291,7 +303,7 @@ def _compose_run(body: Mapping[str, Any], overrides: Sequence[str], source: str)
 
 
 # Parts of a sweep's config that no trial's numbers depend on.
-NOT_A_TRIALS = frozenset({"sweep", "cluster", "tracking", "sampler", "pruner", "device"})
+NOT_A_TRIALS = frozenset({"sweep", "cluster", "lanes", "tracking", "sampler", "pruner", "device"})
 
 
 def plain_values(config: DictConfig) -> Config:
@@ -489,7 +501,7 @@ def _siblings(full_key: str) -> str:
 def _keys_of(section: str) -> list[str]:
     if not section:
         return [item.name for item in fields(schema.Root)]
-    sections: dict[str, Any] = {"sweep": SweepOptions, "cluster": ClusterOptions, "tracking": TrackingOptions}
+    sections = schema.SECTIONS
     if section in sections:
         return [item.name for item in fields(sections[section])]
     kinds: Mapping[str, Mapping[str, Any]] = {

@@ -87,9 +87,17 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """A worker can take up to `slots` trials at once."""
+    """A worker can train; it takes a first trial of each structural key, and says with `Slots` how many more."""
 
     worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """A worker trains up to `slots` trials of one structural key side by side; 1: it trains them alone."""
+
+    worker: str
+    key: str
     slots: int
 
 
@@ -152,7 +160,7 @@ class Tick:
     elapsed: float
 
 
-Event = WorkerReady | WorkerLost | Reported | Finished | Failed | Proposed | StopAsked | Tick
+Event = WorkerReady | Slots | WorkerLost | Reported | Finished | Failed | Proposed | StopAsked | Tick
 
 
 # Commands: what the runtime must now do.

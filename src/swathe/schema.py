@@ -34,6 +34,7 @@ class SweepOptions:
     retries: int = 3
     max_failures: int = 20
     ask_ahead: int | None = None
+    group_ask: int | None = None
     storage: str | None = None
     seed: int = 0
     space: dict[str, Any] = field(default_factory=dict)
@@ -50,6 +51,19 @@ class ClusterOptions:
     cpus_per_worker: float = 1.0
     gpus_per_worker: float | None = None
     threads_per_worker: int | None = None
+
+
+@dataclass
+class LanesOptions:
+    """How trials share a worker: `slots` side by side (None: as many as measured to be best, 1: each alone).
+
+    `compile`: auto (once a sweep is long enough to pay for it), always (before the first trial) or never.
+    `memory_fraction`: the share of the device's free memory that lanes may take.
+    """
+
+    slots: int | None = None
+    compile: str = "auto"
+    memory_fraction: float = 0.5
 
 
 @dataclass
@@ -204,6 +218,7 @@ class Root:
     device: str = "auto"
     sweep: SweepOptions = field(default_factory=SweepOptions)
     cluster: ClusterOptions = MISSING
+    lanes: LanesOptions = field(default_factory=LanesOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     sampler: Any = MISSING
     pruner: Any = MISSING
@@ -245,6 +260,15 @@ def register() -> None:
     store.store(name=f"root{SCHEMA_SUFFIX}", node=Root, provider="swathe")
 
 
+# Keys of the root that hold a group of options each, none of them a trial's own.
+SECTIONS: Mapping[str, type[Any]] = {
+    "sweep": SweepOptions,
+    "cluster": ClusterOptions,
+    "lanes": LanesOptions,
+    "tracking": TrackingOptions,
+}
+
+
 def _at_least(least: float) -> Callable[[Any], bool]:
     return lambda value: value is None or value >= least
 
@@ -275,7 +299,11 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "sweep.retries": (_at_least(0), "0 or more"),
     "sweep.max_failures": (_at_least(1), "1 or more"),
     "sweep.ask_ahead": (_at_least(0), "0 or more, or null"),
+    "sweep.group_ask": (_at_least(1), "1 or more trials, or null for a number that suits the sweep"),
     "sweep.seed": (lambda value: 0 <= value < 2**32, "0 to 4294967295"),
+    "lanes.slots": (_at_least(1), "1 or more, or null for as many as are measured to be best"),
+    "lanes.compile": (_one_of("auto", "always", "never"), "auto, always, never"),
+    "lanes.memory_fraction": (lambda value: 0 < value <= 1, "a share above 0, at most 1"),
     "cluster.kind": (_one_of("ray", "inline"), "ray, inline"),
     "cluster.workers": (_at_least(1), "1 or more, or null for as many as fit"),
     "cluster.cpus_per_worker": (_is_share, "a share of one CPU such as 0.5, or whole CPUs"),
@@ -286,8 +314,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 def check(values: Mapping[str, Any]) -> None:
     """Refuse a value that has the right type and makes no sense, and a key that was added: raises `BadInputError`."""
-    sections: dict[str, type] = {"sweep": SweepOptions, "cluster": ClusterOptions, "tracking": TrackingOptions}
-    for section, kind in sections.items():
+    for section, kind in SECTIONS.items():
         known = [item.name for item in fields(kind)]
         for name in values.get(section, {}):
             if name not in known:
