@@ -38,7 +38,7 @@ from swathe.training import recipe
 
 _GRAMMAR = "KEY=VALUE in Hydra's override grammar"
 # Parts of a sweep's config that may change between its sessions: the trials are the same ones.
-_NOT_IDENTITY = ("cluster", "tracking", "device")
+_NOT_IDENTITY = ("cluster", "lanes", "tracking", "device")
 _NOT_IDENTITY_OF_SWEEP = (
     "name",
     "trials",
