@@ -39,6 +39,10 @@ format: setup
 
 bench: setup
 	$(BIN)/python benchmarks/pruners.py
+	$(BIN)/python benchmarks/lanes.py
+	$(BIN)/python benchmarks/digits.py --repeat 5
+	$(BIN)/python benchmarks/fashion_mnist.py --repeat 5
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/table.py
 

@@ -13,26 +13,83 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
+# Of the numbers of lanes that were measured, those in the table.
+SHOWN_LANES = (1, 16)
 
 
 def rows(results: Path) -> Iterator[tuple[str, ...]]:
     """Yield what was measured, Swathe's figure, the peer's, their ratio and the file, for every benchmark that ran."""
-    overhead = _read(results / "overhead.json")
-    for row in overhead.get("rows", []):
-        ours, peer = row["swathe"]["ms_per_trial"], row["ray_tune"]["ms_per_trial"]
-        mark = " (carried over from fewer trials)" if row["ray_tune"].get("extrapolated") else ""
-        what = f"{row['trials']:,} trials that do nothing, 10 reports each, pruning and MLflow on, whole command"
-        yield what, _ms(ours), f"Ray Tune {_ms(peer)}{mark}", f"{row['ratio']:.1f}x", "overhead"
-    further = overhead.get("ms_per_further_trial")
-    if further:
-        what = "the same, one further trial (no start in it)"
-        peer = f"Ray Tune {_ms(further['ray_tune'])}"
-        yield what, _ms(further["swathe"]), peer, f"{further['ratio']:.1f}x", "overhead"
+    yield from _digits(_read(results / "digits.json"))
+    yield from _fashion_mnist(_read(results / "fashion_mnist.json"))
+    for name in ("digits", "fashion_mnist"):
+        yield from _gpu(name, _read(results / f"{name}.json"))
+    yield from _lanes(_read(results / "lanes.json"))
+    yield from _overhead(_read(results / "overhead.json"))
     for row in _read(results / "pruners.json").get("rows", []):
         if row["trials"] == 10_000:
             what = f"one decision of the pruner {row['pruner']} among 10,000 trials"
             peer = f"Optuna {row['optuna_us']:,.0f} us"
             yield what, f"{row['swathe_us']:.1f} us", peer, f"{row['ratio']:,.0f}x", "pruners"
+
+
+def _digits(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    if not content:
+        return
+    ours, peer, bare = (content[name] for name in ("swathe", "ray_tune", "ray_tune_without_tracking"))
+    figure = f"{ours['seconds']:.1f} s ({ours['cold_seconds']:.1f} s the first time)"
+    what = f"digits, {content['trials']:,} trials x {content['epochs']} epochs, all recorded, whole command"
+    yield what, figure, f"Ray Tune {peer['seconds']:.1f} s", f"{peer['ratio']:.1f}x", "digits"
+    what = "the same, against Ray Tune without tracking"
+    yield what, figure, f"Ray Tune {bare['seconds']:.1f} s", f"{bare['ratio']:.1f}x", "digits"
+    pruned = content["pruned"]
+    what = f"digits, {pruned['trials']:,} trials with pruning, recorded, whole command"
+    yield what, f"{pruned['seconds']:.1f} s ({pruned['cold_seconds']:.1f} s the first time)", "", "", "digits"
+
+
+def _fashion_mnist(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    if not content:
+        return
+    ours, peer, limit = (content[name] for name in ("swathe", "ray_tune", "limit"))
+    size = f"{content['trials']} trials x {content['epochs']} epochs"
+    what = f"Fashion-MNIST, {size}, recorded by Swathe alone, training"
+    figures = (f"{row['trial_epochs_per_second']:.2f} trial-epochs a second" for row in (ours, peer))
+    figure, theirs = figures
+    yield what, figure, f"Ray Tune {theirs}", f"{peer['ratio']:.2f}x (limit {limit['ratio']:.2f}x)", "fashion_mnist"
+    seconds = f"{ours['seconds']:.1f} s", f"Ray Tune {peer['seconds']:.1f} s"
+    yield "the same, whole command", *seconds, f"{peer['command_ratio']:.2f}x", "fashion_mnist"
+
+
+def _gpu(name: str, content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    gpu = content.get("gpu")
+    if not gpu:
+        return
+    for row in gpu["ray_tune"]:
+        peer = f"Ray Tune, {row['form']}, {row['seconds']:.1f} s"
+        yield f"{name} on one {gpu['device']}", f"{gpu['swathe']['seconds']:.1f} s", peer, f"{row['ratio']:.1f}x", name
+
+
+def _lanes(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    for network in content.get("networks", []):
+        solo = network["solo"]
+        for row in network["by_lanes"]:
+            ours = row["compiled"] or row["eager"]
+            if row["lanes"] in SHOWN_LANES and ours:
+                what = f"{network['network']} on {network['device']}, a lane-step with {_counted(row['lanes'])}"
+                figure = f"{ours:.0f} us (limit {row['limit']:.0f} us)"
+                yield what, figure, f"a step alone {solo:.0f} us", f"{solo / ours:.1f}x", "lanes"
+
+
+def _overhead(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    for row in content.get("rows", []):
+        ours, peer = row["swathe"]["ms_per_trial"], row["ray_tune"]["ms_per_trial"]
+        mark = " (carried over from fewer trials)" if row["ray_tune"].get("extrapolated") else ""
+        what = f"{row['trials']:,} trials that do nothing, 10 reports each, pruning and MLflow on, whole command"
+        yield what, _ms(ours), f"Ray Tune {_ms(peer)}{mark}", f"{row['ratio']:.1f}x", "overhead"
+    further = content.get("ms_per_further_trial")
+    if further:
+        what = "the same, one further trial (no start in it)"
+        peer = f"Ray Tune {_ms(further['ray_tune'])}"
+        yield what, _ms(further["swathe"]), peer, f"{further['ratio']:.1f}x", "overhead"
 
 
 def table(results: Path) -> str:
@@ -60,6 +117,10 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     content: dict[str, Any] = json.loads(path.read_text())
     return content
+
+
+def _counted(lanes: int) -> str:
+    return "1 lane" if lanes == 1 else f"{lanes} lanes"
 
 
 def _ms(milliseconds: float) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from optuna.distributions import FloatDistribution
+from rich.console import Console
 
-from swathe import analysis
+from swathe import analysis, tables
 from swathe.errors import BadInputError, SwatheError
 from swathe.events import Direction, TrialState
 from swathe.home import Home, SweepCard
@@ -128,3 +129,41 @@ def test_a_place_that_does_not_answer_is_named_when_the_run_is_nowhere_else(tmp_
     with pytest.raises(SwatheError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer") as failure:
         analysis.runs_to_reproduce(home, "0" * 32, [])
     assert not isinstance(failure.value, BadInputError)
+
+
+def record_sweep(home: Home, metrics: dict[str, float], config: str) -> None:
+    folder = home.sweep("s")
+    folder.config_file.write_text(config)
+    parent = RunChange("s", len(metrics), tags={"swathe.kind": "sweep", "swathe.sweep": "s"})
+    parent.metrics = [Metric(key, value, 0, 1) for key, value in metrics.items()]
+    open_runs(home.tracking_uri, "s", home.artifacts).write([parent])
+
+
+def test_how_full_the_lanes_are(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    launch(home).close()
+    assert analysis.overview(home, "s").lanes == {}
+    live = {"lanes_live": 31.0, "lanes": 32.0, "occupancy": 31 / 32}
+    record_sweep(home, live, "epochs: 3\n")
+    found = analysis.overview(home, "s")
+    assert found.lanes == found.as_dict()["lanes"] == {"live": 31.0, "lanes": 32.0, "occupancy": 31 / 32}
+    with home.sweep("s").drive():
+        assert "lanes 31/32 (97%)" in shown(analysis.overview(home, "s"))
+    record_sweep(home, {**live, "occupancy_mean": 0.9, "occupancy_until_tail": 0.96}, "epochs: 3\n")
+    (item,) = analysis.overviews(home)
+    assert "lanes 96% full until the last tenth of the sweep, 90% to its end" in shown(item)
+
+
+def test_functions_are_no_lanes_and_mlflow_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path)
+    launch(home).close()
+    record_sweep(home, {"occupancy": 0.5}, "trainable: a:b\n")
+    monkeypatch.setattr(analysis, "Records", None)
+    assert analysis.overview(home, "s").lanes == {}
+
+
+def shown(item: analysis.Overview) -> str:
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(tables.overview(item))
+    return capture.get()

@@ -284,3 +284,24 @@ def test_a_summary_before_later_trials(header: dict[str, Any], records: Records,
     Sweep(header).write([begin(0), end(0, None), finish])
     Sweep(header).write([begin(0, 2000.0)])
     assert parent_of(header).info.status == "RUNNING"
+
+
+def test_numbers_of_the_sweep_itself(header: dict[str, Any], records: Records) -> None:
+    live = [["sweep", {"occupancy": 0.5 + step / 10, "lanes": 8.0}, 1000.0 + step] for step in (1, 2)]
+    Sweep(header).write([begin(0), live[0], report(0, 1), live[1]])
+    # The second comes again, and a later session goes on where the first one began to count.
+    Sweep(header).write([live[1]])
+    later = {**header, "started": 5000.0}
+    Sweep(later).write([["sweep", {"occupancy": 0.9}, 5003.0], end(0)])
+    client = connect(header["uri"])
+    history = client.get_metric_history(parent_of(header).info.run_id, "occupancy")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 0.6), (2, 0.7), (4003, 0.9)]
+    assert records.sweep_metrics(header["experiment"], header["name"]) == {"occupancy": 0.9, "lanes": 8.0}
+    assert "occupancy" not in only_trial(records, header).metrics
+
+
+def test_means_at_the_end_of_a_sweep(header: dict[str, Any], records: Records) -> None:
+    last = summary(study_storage="sqlite:////no/such/x.db", metrics={"occupancy_mean": 0.75})
+    Sweep(header).write([begin(0), end(0), ["finish", last, 1007.5]])
+    (metric,) = connect(header["uri"]).get_metric_history(parent_of(header).info.run_id, "occupancy_mean")
+    assert (metric.step, metric.value) == (7, 0.75)

@@ -178,7 +178,9 @@ def test_mlflow_that_is_away_is_told_once_and_nothing_is_lost(tmp_path: Path) ->
     blocked.unlink()
     again = Recorder.start(tmp_path, sweep_record(tmp_path, uri))
     run_trial(again, 1)
+    again.sweep({"occupancy": 0.5}, time.time())
     again.flush()
     assert again.close(60.0)
     assert [run.number for run in Records(uri).trial_runs("e", "s")] == [0, 1]
+    assert Records(uri).sweep_metrics("e", "s") == {"occupancy": 0.5}
     assert recorder_pids(tmp_path) == []

@@ -20,8 +20,7 @@ from swathe.worker import (
     WorkerSetup,
     load_function,
     one_line,
-    run_job,
-    run_solo,
+    run_one_by_one,
 )
 
 
@@ -59,7 +58,8 @@ def inline(trainable: str, job: Job, stop_at: int | None = None) -> list[Emitted
                 channel.put((Decision(job.trial, step, stop=step == stop_at, decide_from=step + 1),))
 
     channel = InlineChannel("w", take)
-    run_job(setup(trainable), channel, "w", job)
+    channel.put((job,))
+    run_one_by_one(setup(trainable), channel, "w")
     return events
 
 
@@ -120,7 +120,7 @@ def test_a_thread_channel_waits_for_the_decision_that_is_due() -> None:
     channel.put(
         (Job(0, {"params": {"steps": 5, "loss": 1.0}}, decide_from=2), Job(1, {"params": {"steps": 1, "loss": 2.0}}))
     )
-    thread = threading.Thread(target=run_solo, args=(setup(f"{HERE}:train"), channel, "w"), daemon=True)
+    thread = threading.Thread(target=run_one_by_one, args=(setup(f"{HERE}:train"), channel, "w"), daemon=True)
     thread.start()
     first = channel.drain()
     assert steps(first) == [1, 2]

@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -19,12 +19,23 @@ from swathe.study import PastTrial, Study
 from swathe.tracking import shown
 
 _HIGHER_IS_BETTER = re.compile(r"acc|auc|f1|precision|recall|r2|reward|score|examples_per_second")
+# Metrics of a sweep's own run that say how full its lanes are, by the names that `swathe status` has for them.
+_LANES = {
+    "live": "lanes_live",
+    "lanes": "lanes",
+    "occupancy": "occupancy",
+    "occupancy_mean": "occupancy_mean",
+    "occupancy_until_tail": "occupancy_until_tail",
+}
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """A sweep at a glance; `failures` are reasons with how many trials failed for them, most first."""
+    """A sweep at a glance; `failures` are reasons with how many trials failed for them, most first.
+
+    `lanes` is how full its lanes were at last and as means, as far as MLflow has it; empty where trials are no lanes.
+    """
 
     name: str
     status: str
@@ -36,6 +47,7 @@ class Overview:
     best_params: Mapping[str, Value]
     failures: Sequence[tuple[str, int]]
     command: str
+    lanes: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -49,6 +61,7 @@ class Overview:
             "best_params": dict(self.best_params),
             "command": self.command,
             "failures": [{"reason": reason, "trials": count} for reason, count in self.failures],
+            "lanes": dict(self.lanes),
         }
 
 
@@ -102,8 +115,26 @@ def _study(home: Home, name: str) -> tuple[SweepCard, Study]:
 
 
 def overview(home: Home, name: str) -> Overview:
-    """Read how a sweep stands."""
-    return leaders(home, name, top=0)[0]
+    """Read how a sweep stands, and how full its lanes are."""
+    found = leaders(home, name, top=0)[0]
+    return replace(found, lanes=_lanes(home, name))
+
+
+def _lanes(home: Home, name: str) -> dict[str, float]:
+    folder, card = home.existing(name)
+    try:
+        config = yaml.safe_load(folder.config_file.read_text())
+    except FileNotFoundError:
+        return {}
+    if not isinstance(config, dict) or config.get("trainable") is not None:
+        # A function is no lane: MLflow, whose import takes seconds, need not be asked.
+        return {}
+    try:
+        metrics = Records(card.tracking_uri).sweep_metrics(card.experiment, name)
+    except SwatheError:
+        # It has nothing yet, or is away: how the trials stand is known all the same.
+        return {}
+    return {key: metrics[recorded] for key, recorded in _LANES.items() if recorded in metrics}
 
 
 def overviews(home: Home) -> list[Overview]:

@@ -6,9 +6,10 @@ import logging
 import os
 import queue
 import socket
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import WorkerLost, WorkerReady
@@ -21,14 +22,15 @@ from swathe.worker import (
     geometry,
     prepare,
     run_job,
-    run_solo,
+    run_one_by_one,
     set_threads,
 )
 
+if TYPE_CHECKING:
+    from swathe.lane_worker import LaneEngine
+
 PoolEvent = Emitted | WorkerReady | WorkerLost
 
-# Workers of a solo engine train one trial at a time.
-SOLO_SLOTS = 1
 # So many workers in a row that die before they are ready mean that the set-up is broken.
 MAX_FAILED_STARTS = 3
 # How long a Ray cluster may take to accept a connection (seconds).
@@ -103,9 +105,19 @@ class _Host:
         return facts
 
     def _train(self) -> None:
-        # The number of threads is a setting of each thread that calls into OpenMP.
-        set_threads(self._setup.threads)
-        run_solo(self._setup, self._channel, self._name)
+        try:
+            # The number of threads is a setting of each thread that calls into OpenMP.
+            set_threads(self._setup.threads)
+            if self._setup.trainable is not None:
+                run_one_by_one(self._setup, self._channel, self._name)
+            else:
+                from swathe import lane_worker
+
+                lane_worker.run(self._setup, self._channel, self._name)
+        except BaseException:
+            # Its trials run again on the worker that takes its place: without this thread it would never say a word.
+            traceback.print_exc()
+            os._exit(1)
 
     def exchange(self, messages: tuple[Message, ...]) -> list[Emitted]:
         self._channel.put(messages)
@@ -252,7 +264,7 @@ class RayPool:
         member.ready = True
         self._failed_starts = 0
         self.geometry[name] = done.result()
-        return [WorkerReady(name, SOLO_SLOTS)]
+        return [WorkerReady(name)]
 
     def _lost(self, name: str, member: _Member, error: BaseException) -> list[PoolEvent]:
         import ray
@@ -283,11 +295,16 @@ class InlinePool:
         self._setup = replace(setup, threads=plan.threads_per_worker or 1, device=_inline_device(plan))
         self._channel = InlineChannel("inline", lambda events: deliver(list(events)))
         self._ready = False
+        self._engine: LaneEngine | None = None
         self.geometry: dict[str, dict[str, str]] = {}
 
     def start(self) -> None:
         prepare(self._setup)
         self.geometry["inline"] = geometry(self._setup)
+        if self._setup.trainable is None:
+            from swathe import lane_worker
+
+            self._engine = lane_worker.engine(self._setup, self._channel, "inline")
 
     def send(self, worker: str, messages: Sequence[Message]) -> None:
         self._channel.put(tuple(messages))
@@ -298,14 +315,16 @@ class InlinePool:
     def poll(self, timeout: float) -> list[PoolEvent]:
         if not self._ready:
             self._ready = True
-            return [WorkerReady("inline", SOLO_SLOTS)]
-        job = self._channel.next_job()
-        if job is not None:
+            return [WorkerReady("inline")]
+        if self._engine is not None:
+            self._engine.turn(wait=False)
+        elif (job := self._channel.next_job()) is not None:
             run_job(self._setup, self._channel, "inline", job)
         return []
 
     def close(self) -> None:
-        """Nothing lives on."""
+        if self._engine is not None:
+            self._engine.close()
 
 
 def _inline_device(plan: ClusterPlan) -> str:

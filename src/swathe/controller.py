@@ -8,9 +8,10 @@ Each event costs O(log n) or better in the number of trials; finished trials tak
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from typing import Protocol
 
 from swathe.events import (
@@ -30,6 +31,7 @@ from swathe.events import (
     Record,
     Report,
     Reported,
+    Slots,
     StopAsked,
     Suspend,
     Tell,
@@ -45,6 +47,10 @@ from swathe.pruners import Pruner
 # for the driver would cost more than the imbalance at the sweep's end that holding them can cause.
 SHORT_TRIAL_SECONDS = 0.25
 SHORT_TRIALS_HELD = 2
+# The structural key of a trial that is trained alone, such as a function's: each worker has one slot for it.
+ALONE = ""
+# The share of a worker, 1/16, that a trial takes whose key's slots are not known yet: the worker measures them with it.
+UNMEASURED_SLOTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,7 @@ class PastTrial(Protocol):
 class _Trial:
     number: int
     params: Mapping[str, Value]
+    key: str
     attempt: int = 0
     step: int | None = None
     value: float | None = None
@@ -86,15 +93,102 @@ class _Trial:
 
 
 @dataclass(slots=True)
+class _Block:
+    """How many trials of one key a worker runs, and how many it was told to stop and has not confirmed."""
+
+    running: int = 0
+    stopping: int = 0
+
+
+@dataclass(slots=True)
 class _Worker:
-    slots: int
-    running: OrderedDict[int, None] = field(default_factory=OrderedDict)
-    # Trials that are over for the controller, whose end the worker has not confirmed: they still hold a slot.
-    stopping: set[int] = field(default_factory=set)
+    """What one worker has said and holds; `taken / whole` of it is in use, exact in integers.
+
+    A trial of a key with n slots takes 1/n of a worker. One that was told to stop keeps its slot until the worker
+    confirms only where it has the worker to itself: a block gives its lane to the next trial by itself.
+    """
+
+    slots: dict[str, int] = field(default_factory=lambda: {ALONE: 1})
+    # In the order in which they were assigned.
+    running: dict[int, str] = field(default_factory=dict)
+    stopping: dict[int, str] = field(default_factory=dict)
+    blocks: dict[str, _Block] = field(default_factory=dict)
+    taken: int = 0
+    whole: int = 1
+    measuring: bool = False
+    widest: int = 1
+
+    def start(self, number: int, key: str) -> None:
+        self.running[number] = key
+        self.blocks.setdefault(key, _Block()).running += 1
+        self._weigh()
+
+    def stop(self, number: int) -> None:
+        """Note that a trial is over for the controller."""
+        key = self.running.pop(number)
+        self.stopping[number] = key
+        self.blocks[key].running -= 1
+        self.blocks[key].stopping += 1
+        self._weigh()
+
+    def end(self, number: int) -> str | None:
+        """Forget a trial that has left the worker; return its key if that was the last of its block."""
+        if number in self.running:
+            key = self.running.pop(number)
+            self.blocks[key].running -= 1
+        elif number in self.stopping:
+            key = self.stopping.pop(number)
+            self.blocks[key].stopping -= 1
+        else:
+            return None
+        last = not (self.blocks[key].running or self.blocks[key].stopping)
+        if last:
+            del self.blocks[key]
+        self._weigh()
+        return key if last else None
+
+    def learn(self, key: str, slots: int) -> None:
+        self.slots[key] = slots
+        self.widest = max(self.slots.values())
+        self._weigh()
+
+    def _weigh(self) -> None:
+        shares: list[tuple[int, int]] = []
+        self.measuring = False
+        for key, block in self.blocks.items():
+            slots = self.slots.get(key)
+            held = block.running + (block.stopping if slots in (None, 1) else 0)
+            if held:
+                shares.append((held, slots or UNMEASURED_SLOTS))
+                self.measuring = self.measuring or slots is None
+        self.whole = math.lcm(*(slots for _, slots in shares))
+        self.taken = sum(held * (self.whole // slots) for held, slots in shares)
 
     @property
-    def load(self) -> int:
-        return len(self.running) + len(self.stopping)
+    def load(self) -> float:
+        return self.taken / self.whole
+
+    def full(self, ahead: int) -> bool:
+        return self.taken >= self.whole and not self._holds_more(ahead)
+
+    def fits(self, key: str, ahead: int) -> bool:
+        """Whether one more trial of this key has room; `ahead`: how many trials alone it may hold beyond its slot."""
+        slots = self.slots.get(key)
+        if slots == 1:
+            return self._holds_more(ahead)
+        if slots is None and self.measuring:
+            return False  # One measurement at a time: with many keys it might otherwise find that none had room.
+        return (slots or UNMEASURED_SLOTS) * (self.whole - self.taken) >= self.whole
+
+    def _holds_more(self, ahead: int) -> bool:
+        # The whole is 1 exactly when no lane is in use: nothing runs, or trials that have the worker to themselves.
+        return self.whole == 1 and self.taken < 1 + ahead
+
+    def room(self, slots: int, ahead: int = 0) -> int:
+        """How many more trials of a key with so many slots would fit."""
+        if slots == 1 and self.whole == 1:
+            return max(0, 1 + ahead - self.taken)
+        return max(0, (self.whole - self.taken) * slots // self.whole)
 
 
 class Controller:
@@ -102,7 +196,14 @@ class Controller:
 
     `metric` is the reported value that the sweep optimises; `retries` bounds how often a trial whose worker was lost is
     run again; `max_failures` trials that fail for one and the same reason stop the sweep; `ask_ahead` points are kept
-    drawn in advance (None: one for each slot). `history` are the trials of earlier sessions of the same sweep.
+    drawn in advance (None: one for each slot). `key` gives, from a trial's parameters, the structural key whose trials
+    one worker can train side by side, or "" for a trial that has a worker to itself. `history` are the trials of
+    earlier sessions of the same sweep.
+
+    How waiting trials and workers meet: a worker with room takes first from the queues of the keys that it runs, most
+    run first; when those are empty, from the key with the most waiting trials for each worker on it. Of a key whose
+    slots a worker has not said yet it gets one trial, and no other such key's before it has said so. The least loaded
+    worker comes first, so that none holds a second trial while another has none.
     """
 
     def __init__(
@@ -115,6 +216,7 @@ class Controller:
         retries: int = 3,
         max_failures: int = 20,
         ask_ahead: int | None = None,
+        key: Callable[[Mapping[str, Value]], str] = lambda params: ALONE,
         history: Iterable[PastTrial] = (),
     ) -> None:
         self._metric = metric
@@ -124,9 +226,18 @@ class Controller:
         self._retries = retries
         self._max_failures = max_failures
         self._ask_ahead = ask_ahead
+        self._key = key
         self._workers: dict[str, _Worker] = {}
+        # All workers that may have room are among these, so that the full ones cost nothing an event.
+        self._roomy: set[str] = set()
+        self._width = 0
+        self._held_ahead = 0
         self._trials: dict[int, _Trial] = {}
-        self._queue: deque[int] = deque()
+        # The trials that wait, by key; a queue that is empty is not there.
+        self._queues: dict[str, deque[int]] = {}
+        self._waiting = 0
+        # On how many workers trials of a key run.
+        self._runners: Counter[str] = Counter()
         self._asked = 0
         self._proposed = 0
         self._exhausted = False
@@ -149,6 +260,16 @@ class Controller:
         return sum(len(worker.running) for worker in self._workers.values())
 
     @property
+    def lanes(self) -> tuple[int, int]:
+        """How many trials run now, and how many would if every worker were full, as far as workers have said."""
+        running = room = 0
+        for worker in self._workers.values():
+            running += len(worker.running)
+            most = max(worker.blocks, key=lambda key: worker.blocks[key].running, default=None)
+            room += worker.room(worker.widest if most is None else worker.slots.get(most, 1))
+        return running, running + room
+
+    @property
     def live(self) -> frozenset[int]:
         """Numbers of the trials that are drawn and not yet over."""
         return frozenset(self._trials)
@@ -169,8 +290,12 @@ class Controller:
             return []
         commands: list[Command] = []
         match event:
-            case WorkerReady(worker, slots):
-                self._workers[worker] = _Worker(slots)
+            case WorkerReady(worker):
+                self._workers[worker] = _Worker()
+                self._width += 1
+                self._roomy.add(worker)
+            case Slots():
+                self._learn_slots(event)
             case WorkerLost(worker):
                 commands += self._worker_lost(worker)
             case Reported():
@@ -205,18 +330,30 @@ class Controller:
             return
         step = max(past.values, default=None)
         value = None if step is None else past.values[step]
-        self._trials[past.number] = _Trial(past.number, past.params, step=step, value=value)
-        self._queue.append(past.number)
+        self._wait(_Trial(past.number, past.params, self._key(past.params), step=step, value=value))
 
     def _take_proposals(self, event: Proposed) -> Iterator[Command]:
         self._asked = 0
         self._exhausted = self._exhausted or event.exhausted
         for proposal in event.proposals:
             self._proposed += 1
-            self._trials[proposal.trial] = _Trial(proposal.trial, proposal.params)
-            self._queue.append(proposal.trial)
+            self._wait(_Trial(proposal.trial, proposal.params, self._key(proposal.params)))
         if self._ending is not None:
-            yield from self._empty_queue()
+            yield from self._empty_queues()
+
+    def _wait(self, trial: _Trial) -> None:
+        self._trials[trial.number] = trial
+        self._queues.setdefault(trial.key, deque()).append(trial.number)
+        self._waiting += 1
+
+    def _learn_slots(self, event: Slots) -> None:
+        worker = self._workers.get(event.worker)
+        if worker is None:
+            return
+        self._width -= worker.widest
+        worker.learn(event.key, event.slots)
+        self._width += worker.widest
+        self._roomy.add(event.worker)
 
     def _reported(self, event: Reported) -> Iterator[Command]:
         worker = self._workers.get(event.worker)
@@ -297,7 +434,11 @@ class Controller:
         worker = self._workers.pop(name, None)
         if worker is None:
             return
-        # Back to the front, in the order in which they were assigned.
+        self._width -= worker.widest
+        self._roomy.discard(name)
+        for key in worker.blocks:
+            self._count_runner(key, -1)
+        # Back to the front of their queues, in the order in which they were assigned.
         for number in reversed(worker.running):
             trial = self._trials[number]
             trial.worker = None
@@ -309,19 +450,19 @@ class Controller:
             elif self._ending is not None:
                 yield from self._suspend(trial)
             else:
-                self._queue.appendleft(number)
+                self._queues.setdefault(trial.key, deque()).appendleft(number)
+                self._waiting += 1
 
     def _stop_asked(self, at_once: bool) -> Iterator[Command]:
         if self._ending is None or not self._ending.interrupted:
             self._ending = Done("stopped on request", interrupted=True)
-        yield from self._empty_queue()
+        yield from self._empty_queues()
         for name, worker in self._workers.items():
             trials = [self._trials[number] for number in worker.running]
-            worker.stopping.update(worker.running)
-            worker.running.clear()
             if trials:
                 yield Decide(name, tuple(Decision(trial.number, trial.step or 0, stop=True) for trial in trials))
             for trial in trials:
+                worker.stop(trial.number)
                 yield from self._suspend(trial)
         if at_once:
             self._done = True
@@ -330,11 +471,10 @@ class Controller:
     # Ending trials.
 
     def _leave(self, trial: _Trial, state: TrialState, reason: str) -> Iterator[Command]:
-        """Take a trial that its worker still runs out of the game: the slot is free when the worker confirms."""
+        """Take a trial that its worker still runs out of the game."""
         assert trial.worker is not None
-        worker = self._workers[trial.worker]
-        del worker.running[trial.number]
-        worker.stopping.add(trial.number)
+        self._workers[trial.worker].stop(trial.number)
+        self._roomy.add(trial.worker)
         if state is TrialState.COMPLETE and trial.value is not None:
             self._improves(trial.number, trial.value)
         yield from self._tell(trial, state, reason)
@@ -346,11 +486,12 @@ class Controller:
         worker = self._workers.get(name)
         if worker is None:
             return None
-        worker.stopping.discard(number)
-        if number not in worker.running:
-            return None
-        del worker.running[number]
-        return self._trials[number]
+        trial = self._trials[number] if number in worker.running else None
+        key = worker.end(number)
+        if key is not None:
+            self._count_runner(key, -1)
+        self._roomy.add(name)
+        return trial
 
     def _tell(self, trial: _Trial, state: TrialState, reason: str = "", traceback: str = "") -> Iterator[Command]:
         del self._trials[trial.number]
@@ -363,9 +504,10 @@ class Controller:
         del self._trials[trial.number]
         yield Suspend(trial.number)
 
-    def _empty_queue(self) -> Iterator[Command]:
-        while self._queue:
-            yield from self._suspend(self._trials[self._queue.popleft()])
+    def _empty_queues(self) -> Iterator[Command]:
+        queues, self._queues, self._waiting = self._queues, {}, 0
+        for number in sorted(number for queue in queues.values() for number in queue):
+            yield from self._suspend(self._trials[number])
 
     def _improves(self, number: int, value: float) -> bool:
         if self.best is not None and self._sign * value >= self._sign * self.best[1]:
@@ -401,15 +543,14 @@ class Controller:
         if self._ending is not None:
             return
         self._ending = Done(reason, failed=failed)
-        yield from self._empty_queue()
+        yield from self._empty_queues()
         for name, worker in self._workers.items():
             trials = [self._trials[number] for number in worker.running]
             if trials:
                 yield Decide(name, tuple(Decision(trial.number, trial.step or 0, stop=True) for trial in trials))
             for trial in trials:
                 if trial.step is None:
-                    del worker.running[trial.number]
-                    worker.stopping.add(trial.number)
+                    worker.stop(trial.number)
                     yield from self._suspend(trial)
                 else:
                     yield from self._leave(trial, TrialState.PRUNED, f"stopped at step {trial.step}: {reason}")
@@ -431,53 +572,80 @@ class Controller:
 
     # Giving out.
 
-    def _depth(self, worker: _Worker) -> int:
-        """How many trials the worker may hold: its slots, and the next ones already where trials are very short."""
-        if not self._ended_here or self._device_seconds / self._ended_here > SHORT_TRIAL_SECONDS:
-            return worker.slots
-        return worker.slots + SHORT_TRIALS_HELD
-
     def _fill(self) -> Iterator[Command]:
-        """Give waiting trials to free slots, the least loaded worker first, and ask for as many as are missing."""
-        if self._ending is not None or not (self._queue or self._may_ask()):
+        """Give waiting trials to workers with room, the least loaded first, and ask for as many as are missing."""
+        if self._ending is not None or not (self._waiting or self._may_ask()):
             return
-        given: dict[str, list[Assignment]] = {}
-        rooms = [(worker.load, name, worker) for name, worker in self._workers.items()]
-        rooms = [room for room in rooms if room[0] < self._depth(room[2])]
-        # Level by level, so that no worker holds a second trial while another has none.
-        rooms.sort(key=lambda room: room[:2])
-        while rooms and self._queue:
-            level: list[tuple[int, str, _Worker]] = []
-            for load, name, worker in rooms:
-                if not self._queue:
-                    level.append((load, name, worker))
-                    continue
-                given.setdefault(name, []).append(self._assign(name, worker, self._queue.popleft()))
-                if load + 1 < self._depth(worker):
-                    level.append((load + 1, name, worker))
-            rooms = sorted(level, key=lambda room: room[:2])
-        free = sum(self._depth(worker) - load for load, _, worker in rooms)
-        for name, assignments in given.items():
+        short = self._ended_here > 0 and self._device_seconds / self._ended_here <= SHORT_TRIAL_SECONDS
+        ahead = SHORT_TRIALS_HELD if short else 0
+        if ahead > self._held_ahead:
+            self._roomy.update(self._workers)
+        self._held_ahead = ahead
+        for name, assignments in self._give_out().items():
             yield Assign(name, tuple(assignments))
-        yield from self._ask(free)
+        self._roomy = {name for name in self._roomy if not self._workers[name].full(ahead)}
+        yield from self._ask()
 
-    def _assign(self, name: str, worker: _Worker, number: int) -> Assignment:
+    def _give_out(self) -> dict[str, list[Assignment]]:
+        given: dict[str, list[Assignment]] = {}
+        waiting_keys = len(self._queues) + 1
+        # Once more whenever a queue has run empty: workers that run its key may then take others.
+        while len(self._queues) < waiting_keys:
+            waiting_keys = len(self._queues)
+            # The name settles what the load leaves open, so that the order is the same in every session.
+            rooms = [(self._workers[name].load, name) for name in self._roomy]
+            heapify(rooms)
+            while rooms and self._queues:
+                _, name = heappop(rooms)
+                worker = self._workers[name]
+                key = self._choose(worker)
+                if key is None:
+                    continue
+                given.setdefault(name, []).append(self._assign(name, worker, key))
+                heappush(rooms, (worker.load, name))
+        return given
+
+    def _choose(self, worker: _Worker) -> str | None:
+        """Return the key whose queue gives this worker its next trial; None: it can take none now."""
+        if worker.full(self._held_ahead):
+            return None
+        own = [key for key in worker.blocks if key in self._queues]
+        fitting = [key for key in own or self._queues if worker.fits(key, self._held_ahead)]
+        if own:
+            return max(fitting, key=lambda key: worker.blocks[key].running, default=None)
+        return max(fitting, key=lambda key: len(self._queues[key]) / (1 + self._runners[key]), default=None)
+
+    def _assign(self, name: str, worker: _Worker, key: str) -> Assignment:
+        queue = self._queues[key]
+        number = queue.popleft()
+        if not queue:
+            del self._queues[key]
+        self._waiting -= 1
+        if key not in worker.blocks:
+            self._count_runner(key, 1)
+        worker.start(number, key)
         trial = self._trials[number]
-        worker.running[number] = None
         trial.worker = name
         trial.decide_from = self._pruner.next_decision(number, trial.step)
         return Assignment(number, trial.params, trial.attempt, trial.decide_from)
 
+    def _count_runner(self, key: str, by: int) -> None:
+        self._runners[key] += by
+        if not self._runners[key]:
+            del self._runners[key]
+
     def _may_ask(self) -> bool:
         return not self._asked and not self._exhausted and bool(self._workers) and self._proposed < self._budget.trials
 
-    def _ask(self, free: int) -> Iterator[Command]:
+    def _ask(self) -> Iterator[Command]:
         if not self._may_ask():
             return
-        ahead = self._ask_ahead
-        if ahead is None:
-            ahead = sum(worker.slots for worker in self._workers.values())
-        wanted = min(free + ahead - len(self._queue), self._budget.trials - self._proposed)
+        free = 0
+        for name in self._roomy:
+            worker = self._workers[name]
+            free += worker.room(worker.widest, self._held_ahead)
+        ahead = self._width if self._ask_ahead is None else self._ask_ahead
+        wanted = min(free + ahead - self._waiting, self._budget.trials - self._proposed)
         if wanted > 0:
             self._asked = wanted
             yield Ask(wanted)

@@ -27,7 +27,7 @@ from swathe.spool import Batch, SpoolReader, spool_folder
 from swathe.tracking import VIEW_TAG, shown
 
 if TYPE_CHECKING:
-    from swathe.mlflow_runs import Refused, RunChange, Runs
+    from swathe.mlflow_runs import Metric, Refused, RunChange, Runs
 
 # Batches are at least so far apart while the sweep runs (seconds): what one trial did comes together in one write.
 BATCH_SECONDS = 0.5
@@ -50,6 +50,8 @@ class Sweep:
         self.header = header
         self._runs: Runs | None = None
         self._parent = ""
+        # When the sweep began, in its first session (unix time, seconds).
+        self._began = float(header["started"])
         self._ids: dict[int, str] = {}
         self._seen: dict[int, set[tuple[str, int]]] = {}
 
@@ -98,6 +100,7 @@ class Sweep:
         parent = RunChange(header["name"], _ms(header["started"]), status="RUNNING", tags=split_tags(tags))
         if found is not None:
             parent.run_id = found.info.run_id
+            self._began = found.info.start_time / 1000
             self._ids = runs.children(parent.run_id)
         for refused in runs.write([parent]):
             raise OSError(f"MLflow refuses the sweep's run: {refused.reason}")
@@ -130,8 +133,16 @@ class Sweep:
             tags |= {f"swathe.best.{key}": str(value) for key, value in summary["best_params"].items()}
             name, value = f"best_{self.header['metric']}", summary["best_value"]
             parent.metrics = [Metric(_clean(name), float(value), _ms(now), sum(summary["counts"].values()))]
+        parent.metrics += self._sweep_metrics(summary.get("metrics", {}), now)
         parent.tags = {_clean(key): value for key, value in split_tags(tags).items()}
         return problems + _told(runs.write([parent]))
+
+    def _sweep_metrics(self, metrics: Mapping[str, Any], moment: float) -> list[Metric]:
+        """Return numbers of the sweep itself; their step is the time since it began (whole seconds)."""
+        from swathe.mlflow_runs import Metric
+
+        step = max(0, int(moment - self._began))
+        return [Metric(_clean(name), float(value), _ms(moment), step) for name, value in metrics.items()]
 
     def _log_plots(self, runs: Runs, summary: Mapping[str, Any]) -> None:
         import optuna
@@ -172,7 +183,7 @@ class Sweep:
 
     def _write_trials(self, runs: Runs, records: Sequence[Any]) -> list[str]:
         changes, texts = self._fold(runs, records)
-        problems = _told(runs.write(list(changes.values())))
+        problems = _told(runs.write([*changes.values(), *self._fold_sweep(records)]))
         for number, change in changes.items():
             if change.run_id:
                 self._ids[number] = change.run_id
@@ -183,12 +194,22 @@ class Sweep:
                 runs.client.log_text(self._ids[number], text, file)
         return problems
 
+    def _fold_sweep(self, records: Sequence[Any]) -> list[RunChange]:
+        """Put together what the records say of the sweep itself: nothing, or one change."""
+        from swathe.mlflow_runs import RunChange
+
+        said = [rest for kind, *rest in records if kind == "sweep"]
+        metrics = [metric for numbers, moment in said for metric in self._sweep_metrics(numbers, moment)]
+        return [RunChange(self.header["name"], 0, self._parent, metrics=metrics)] if metrics else []
+
     def _fold(self, runs: Runs, records: Sequence[Any]) -> tuple[dict[int, RunChange], list[tuple[int, str, str]]]:
         """Put together what the records say of each trial."""
         changes: dict[int, RunChange] = {}
         texts = []
         for kind, number, *rest in records:
             match kind:
+                case "sweep":
+                    continue
                 case "trial":
                     name, params, tags, moment = rest
                     change = self._change(changes, runs, number, name, moment)

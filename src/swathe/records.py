@@ -74,6 +74,11 @@ class Records:
             raise BadInputError(f"Sweep {sweep!r} has no trial {number} in MLflow at {shown(self._uri)}.")
         return found[0]
 
+    def sweep_metrics(self, experiment: str, sweep: str) -> dict[str, float]:
+        """Return the last numbers of a sweep itself; raises `BadInputError` when nothing is recorded of it."""
+        parent = self._parent(self.experiment_id(experiment), sweep)
+        return {key: _number(value) for key, value in parent.data.metrics.items()}
+
     def run(self, run_id: str) -> TrialRun:
         """Return a run by its id; raises `BadInputError` when there is none."""
         with self._answering():
@@ -117,11 +122,14 @@ class Records:
         return self._log(experiment, name, reports, tags, artifacts, params, failure)
 
     def log_reproduction(
-        self, run: TrialRun, reports: Sequence[Report], tags: Mapping[str, str], *, identical: bool
+        self, run: TrialRun, reports: Sequence[Report], tags: Mapping[str, str], *, identical: bool, close: bool = False
     ) -> str:
-        """Record the second training of `run` beside it, each linked with the other; return the new run's id."""
+        """Record the second training of `run` beside it, each linked with the other; return the new run's id.
+
+        `close`: not the same bits, but the same numbers up to rounding.
+        """
         client = self._client()
-        verdict = "identical" if identical else "different"
+        verdict = "identical" if identical else "close" if close else "different"
         kept = ("swathe.sweep", "swathe.trial", "swathe.metric", "swathe.config", "swathe.state", "mlflow.parentRunId")
         tags = {
             **{key: run.tags[key] for key in kept if key in run.tags},
@@ -182,13 +190,21 @@ class Records:
             from swathe.mlflow_runs import search
 
             client = self._client()
-            parents = f"tags.`swathe.kind` = 'sweep' and tags.`swathe.sweep` = '{sweep}'"
-            # The newest, where another folder has recorded a sweep of the same name in the same place.
-            parent = next(iter(search(client, experiment_id, parents, ["attributes.start_time DESC"])), None)
-            if parent is None:
-                raise BadInputError(f"Nothing is recorded yet of sweep {sweep!r} in MLflow at {shown(self._uri)}.")
+            parent = self._parent(experiment_id, sweep)
             trials = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`swathe.kind` = 'trial'"
             return [_trial_run(run) for run in search(client, experiment_id, trials + condition)]
+
+    def _parent(self, experiment_id: str, sweep: str) -> Any:
+        with self._answering():
+            from swathe.mlflow_runs import search
+
+            parents = f"tags.`swathe.kind` = 'sweep' and tags.`swathe.sweep` = '{sweep}'"
+            # The newest, where another folder has recorded a sweep of the same name in the same place.
+            found = search(self._client(), experiment_id, parents, ["attributes.start_time DESC"])
+            parent = next(iter(found), None)
+        if parent is None:
+            raise BadInputError(f"Nothing is recorded yet of sweep {sweep!r} in MLflow at {shown(self._uri)}.")
+        return parent
 
     def _client(self) -> Any:
         if self._connected is None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -18,7 +19,7 @@ import yaml
 from swathe import pruners
 from swathe.cluster import ClusterPlan, InlinePool, Pool, PoolEvent, RayPool
 from swathe.config import ComposedSweep
-from swathe.controller import Budget, Controller
+from swathe.controller import ALONE, Budget, Controller
 from swathe.errors import BadInputError
 from swathe.events import (
     Ask,
@@ -39,24 +40,35 @@ from swathe.events import (
     Tick,
     TrialState,
     Value,
+    WorkerLost,
     WorkerReady,
 )
 from swathe.home import Home, SweepCard, SweepFolder, write_aside
+from swathe.occupancy import Occupancy
 from swathe.space import Space, TrialComposer
 from swathe.study import Study
 from swathe.tracking import Recorder, Summary, SweepRecord, shown
-from swathe.worker import Job, Note, WorkerSetup
+from swathe.training.recipe import recipe_from_config
+from swathe.training.structure import is_structural, structural_key
+from swathe.worker import Job, LaneUse, Note, WorkerSetup
 
 POLL_SECONDS = 0.25
 # One fsync for everything that happened in so long a time (seconds): the study's group commit.
 COMMIT_SECONDS = 0.05
+# How full the lanes are is recorded about so often (seconds).
+OCCUPANCY_SECONDS = 1.0
 # How long the end of a sweep waits for MLflow; what is missing then stays in the spool for the next launch.
 RECORD_SECONDS = 120.0
+# Trials drawn under one structural choice, at most: about as many lanes as a block of small networks has.
+MAX_GROUP = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a view shows: counts by state, the best trial and what is going on. Times in seconds."""
+    """What a view shows: counts by state, the best trial and what is going on. Times in seconds.
+
+    `lanes`: live ones and all, None where trials are no lanes.
+    """
 
     name: str
     metric: str
@@ -68,6 +80,7 @@ class Progress:
     best: tuple[int, float] | None
     best_params: Mapping[str, Value]
     workers: int
+    lanes: tuple[float, float] | None = None
 
 
 class View(Protocol):
@@ -114,6 +127,44 @@ def trial_config(composer: TrialComposer, params: Mapping[str, Value], number: i
     if "seed" not in params:
         config["seed"] = trial_seed(int(config["seed"]), number)
     return config
+
+
+def structure_of(plan: Plan) -> Callable[[Mapping[str, Value]], str]:
+    """Return what gives a trial's structural key from its parameters: trials with one key can share a block of lanes.
+
+    It says nothing of whether they should: a worker that trains a key's trials better alone has one slot for it.
+    """
+
+    def key(params: Mapping[str, Value]) -> str:
+        try:
+            recipe = recipe_from_config(plan.composer.trial_config(params))
+        except BadInputError:
+            return ALONE  # Values that are allowed, but not together: the worker refuses them, and says why.
+        return sys.intern(structural_key(recipe))
+
+    return key if _may_lane(plan.composed) else lambda params: ALONE
+
+
+def group_size(composed: ComposedSweep) -> int:
+    """Return how many consecutive trials are drawn under one structural choice, so that blocks of lanes fill."""
+    if not _may_lane(composed):
+        return 1
+    # At least 20 structural choices in a sweep, as far as its trials reach: fewer would search them too little.
+    return composed.sweep.group_ask or max(1, min(MAX_GROUP, composed.sweep.trials // 20))
+
+
+def structural_parameters(space: Space) -> frozenset[str]:
+    """Return the parameters of a space that can change a trial's structural key."""
+    # Where an option of one group changes keys outside of the group, every swapped group may change the structure.
+    return frozenset(
+        name
+        for name, parameter in space.parameters.items()
+        if is_structural(name) or (parameter.group and not space.separable)
+    )
+
+
+def _may_lane(composed: ComposedSweep) -> bool:
+    return composed.values.get("trainable") is None and composed.lanes.slots != 1
 
 
 def trial_name(number: int, params: Mapping[str, Value]) -> str:
@@ -215,6 +266,9 @@ class _Session:
         self._view = view
         self._started = time.monotonic()
         self._committed = 0.0
+        self._measured = 0.0
+        self._occupancy = Occupancy()
+        self._lane_notes: set[str] = set()
         self._shown = 0.0
         # The wall time of the budget counts from the first worker that is ready: starting Ray is not the sweep's time.
         self._ready: float | None = None
@@ -236,6 +290,8 @@ class _Session:
                 sampler=composed.sampler,
                 space=plan.space,
                 seed=options.seed,
+                group=group_size(composed),
+                structural=structural_parameters(plan.space).__contains__,
             )
         except BaseException:
             self._recorder.close(0.0)
@@ -249,8 +305,10 @@ class _Session:
             retries=options.retries,
             max_failures=options.max_failures,
             ask_ahead=options.ask_ahead,
+            key=structure_of(plan),
             history=history,
         )
+        self._epochs_before = self._controller.epochs
         best = self._controller.best
         self._best_params = {past.number: past.params for past in history if best and past.number == best[0]}
         self._pool = self._make_pool(home)
@@ -267,6 +325,9 @@ class _Session:
             device="cpu",
             threads=1,
             target=composed.sweep.target,
+            slots=composed.lanes.slots,
+            compile=composed.lanes.compile,
+            memory_fraction=composed.lanes.memory_fraction,
         )
         plan = ClusterPlan(
             address=cluster.address,
@@ -322,11 +383,24 @@ class _Session:
 
     def _take(self, events: Sequence[PoolEvent]) -> None:
         for event in events:
-            if isinstance(event, Note):
-                if event.trial in self._live:
-                    self._live[event.trial].tags.update(event.tags)
-            else:
-                self._handle(event)
+            match event:
+                case Note():
+                    self._note(event)
+                case LaneUse():
+                    self._occupancy.take(event, self._controller.epochs - self._epochs_before)
+                case _:
+                    if isinstance(event, WorkerLost):
+                        self._occupancy.forget(event.worker)
+                    self._handle(event)
+
+    def _note(self, note: Note) -> None:
+        if note.trial in self._live:
+            self._live[note.trial].tags.update(note.tags)
+        # The same for many trials, and worth a line once.
+        sentence = note.tags.get("swathe.lane_note")
+        if sentence is not None and sentence not in self._lane_notes:
+            self._lane_notes.add(sentence)
+            self._say(sentence)
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, WorkerReady) and self._ready is None:
@@ -361,6 +435,9 @@ class _Session:
     def _flush(self) -> None:
         self._pool.flush()
         now = time.monotonic()
+        if now - self._measured >= OCCUPANCY_SECONDS and (metrics := self._occupancy.metrics()):
+            self._measured = now
+            self._recorder.sweep(metrics, time.time())
         if now - self._committed >= COMMIT_SECONDS:
             self._commit()
             self._committed = now
@@ -441,6 +518,7 @@ class _Session:
             best=best,
             best_params=self._best_params.get(best[0], {}) if best else {},
             workers=len(self._pool.geometry),
+            lanes=self._occupancy.now,
         )
 
     def _show(self) -> None:
@@ -487,6 +565,7 @@ class _Session:
             best_params=dict(params),
             note_markdown=_note(self._plan, self._controller, params),
             model_path=self._model_path(best[0] if best else None),
+            metrics=self._occupancy.means(self._controller.epochs - self._epochs_before),
         )
 
 

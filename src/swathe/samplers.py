@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sized
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    PartialFixedSampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 
 from swathe.errors import bad_value
 from swathe.events import Value
@@ -38,6 +47,21 @@ class SearchSpace(Protocol):
     def sample(self, suggest: Suggest) -> dict[str, Value]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Trials are drawn in groups of `size` consecutive numbers that have the values of `shared` in common.
+
+    The first of a group, its head, is drawn in full; the others take from it the values of those of the shared
+    parameters that both have, and draw the rest.
+    """
+
+    size: int = 1
+    shared: frozenset[str] = frozenset()
+
+    def head(self, number: int) -> int:
+        return number - number % self.size
+
+
 class Guided:
     """Points drawn by one of Optuna's samplers from the trials so far.
 
@@ -47,32 +71,67 @@ class Guided:
 
     exhausted = False
 
-    def __init__(self, sampler: Callable[[int], BaseSampler]) -> None:
-        self.sampler = sampler
+    def __init__(self, sampler: Callable[[int], BaseSampler], space: SearchSpace, groups: Groups) -> None:
+        self._sampler = sampler
+        self._space = space
+        self.groups = groups
+
+    def sampler(self, number: int, head: Mapping[str, Value]) -> BaseSampler:
+        """Return what draws the values of one trial; `head` are the parameters of its group's first one."""
+        sampler = self._sampler(number)
+        fixed = {
+            name: value
+            for name, value in head.items()
+            if name in self.groups.shared and _holds(self._space.parameters[name].distribution, value)
+        }
+        return PartialFixedSampler(fixed, sampler) if fixed else sampler
 
 
 class RandomDraw:
-    """Independent draws."""
+    """Independent draws, those of a group's shared parameters once for the group.
+
+    Over the groups the joint distribution of a trial's parameters is that of independent drawing: each value is drawn
+    from its own distribution, and whether the head's draw or the trial's own is used does not depend on that value.
+    """
 
     exhausted = False
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, space: SearchSpace, groups: Groups) -> None:
         self._seed = seed
+        self._space = space
+        self._groups = groups
+        self._head: tuple[int, Mapping[str, Value]] = (-1, {})
 
     def suggest(self, number: int, study: optuna.Study) -> Suggest:
         """Return what draws the values of one trial."""
+        own = self._stream(number, study)
+        head = self._groups.head(number)
+        if head == number:
+            return own
+        if self._head[0] != head:
+            # A function of the seed and the head's number alone, also where the head was enqueued with other values.
+            self._head = head, self._space.sample(self._stream(head, study))
+        drawn = self._head[1]
+        shared = {name: value for name, value in drawn.items() if name in self._groups.shared}
+        return lambda name, distribution: shared[name] if name in shared else own(name, distribution)
+
+    def _stream(self, number: int, study: optuna.Study) -> Suggest:
         sampler = RandomSampler(sampler_seed(self._seed, number))
         nothing = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING)
         return lambda name, distribution: sampler.sample_independent(study, nothing, name, distribution)
 
 
 class Grid:
-    """Each point of a discrete space once, in an order shuffled by the seed."""
+    """Each point of a discrete space once, in an order shuffled by the seed; those of a group follow each other."""
 
-    def __init__(self, space: SearchSpace, seed: int) -> None:
-        self._points = _enumerate(space)
-        random.Random(seed).shuffle(self._points)
-        self._points.reverse()
+    def __init__(self, space: SearchSpace, seed: int, groups: Groups) -> None:
+        order = random.Random(seed)
+        points = _enumerate(space)
+        order.shuffle(points)
+        if groups.size > 1:
+            points = _in_runs(points, groups, order)
+        points.reverse()
+        self._points = points
 
     @property
     def exhausted(self) -> bool:
@@ -87,6 +146,17 @@ class Grid:
         """Return what draws the values of one trial."""
         point = self._points.pop()
         return lambda name, distribution: point[name]
+
+
+def _in_runs(points: Iterable[dict[str, Value]], groups: Groups, order: random.Random) -> list[dict[str, Value]]:
+    """Put points with the same shared values together, in runs of a group's size whose order is shuffled."""
+    alike: dict[str, list[dict[str, Value]]] = {}
+    for point in points:
+        shared = {name: value for name, value in point.items() if name in groups.shared}
+        alike.setdefault(_point_key(shared), []).append(point)
+    runs = [same[start : start + groups.size] for same in alike.values() for start in range(0, len(same), groups.size)]
+    order.shuffle(runs)
+    return [point for run in runs for point in run]
 
 
 Drawing = Guided | RandomDraw | Grid
@@ -152,6 +222,13 @@ def suggest_from(trial: optuna.Trial, name: str, distribution: BaseDistribution)
     raise TypeError(f"{name} has an unknown distribution: {distribution}")
 
 
+def _holds(distribution: BaseDistribution, value: Value) -> bool:
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except ValueError:
+        return False  # No choice of a categorical distribution, or no number.
+
+
 def sampler_seed(seed: int, number: int) -> int:
     """Return the seed (32 bits) of what is drawn for one trial."""
     return random.Random(f"{seed} {number}").getrandbits(32)
@@ -192,12 +269,15 @@ _OPTIONS: Mapping[str, Mapping[str, tuple[Callable[[object], bool], str]]] = {
 }
 
 
-def build(options: Mapping[str, Any], space: SearchSpace, seed: int) -> Drawing:
+def build(options: Mapping[str, Any], space: SearchSpace, seed: int, groups: Groups | None = None) -> Drawing:
     """Build what draws the points; the options are called as in Optuna.
 
     What Optuna's sampler cannot draw together with the rest (CMA-ES: categorical and conditional parameters; QMC and
-    GP: conditional ones; all: the first trials) it draws at random, without a warning.
+    GP: conditional ones; all: the first trials) it draws at random, without a warning. CMA-ES and QMC draw no groups:
+    their points are a population and a sequence, which would lose what they are by a value that is given. Nor does GP:
+    Optuna fits it without the parameters whose values are given, and it then proposes the same point again.
     """
+    groups = groups or Groups()
     given = _check_options(options)
     # The options that must be the same for all trials of a sweep take this seed.
     base = random.Random(seed).getrandbits(32)
@@ -207,32 +287,38 @@ def build(options: Mapping[str, Any], space: SearchSpace, seed: int) -> Drawing:
 
     match options["name"]:
         case "random":
-            return RandomDraw(seed)
+            return RandomDraw(seed, space, groups)
         case "grid":
-            return Grid(space, seed)
+            return Grid(space, seed, groups)
         case "tpe":
             # Groups are for parameters that are not always there, and are a form of the multivariate estimator.
             conditional = any(len(parameter.conditions) > 0 for parameter in space.parameters.values())
             given = {"multivariate": True, "group": True} | given
             given["group"] = given["group"] and given["multivariate"] and conditional
-            return Guided(lambda number: TPESampler(seed=sampler_seed(seed, number), **given))
+            return Guided(lambda number: TPESampler(seed=sampler_seed(seed, number), **given), space, groups)
         case "cmaes":
             quiet: dict[str, Any] = {"warn_independent_sampling": False}
             return Guided(
-                lambda number: CmaEsSampler(seed=base, independent_sampler=independent(number), **quiet, **given)
+                lambda number: CmaEsSampler(seed=base, independent_sampler=independent(number), **quiet, **given),
+                space,
+                Groups(),
             )
         case "qmc":
             given.setdefault("scramble", True)
             quiet = {"warn_independent_sampling": False, "warn_asynchronous_seeding": False}
             return Guided(
-                lambda number: QMCSampler(seed=base, independent_sampler=independent(number), **quiet, **given)
+                lambda number: QMCSampler(seed=base, independent_sampler=independent(number), **quiet, **given),
+                space,
+                Groups(),
             )
         case _:
             quiet = {"warn_independent_sampling": False}
             return Guided(
                 lambda number: GPSampler(
                     seed=sampler_seed(seed, number), independent_sampler=independent(number), **quiet, **given
-                )
+                ),
+                space,
+                Groups(),
             )
 
 

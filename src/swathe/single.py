@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +11,11 @@ from dataclasses import dataclass, field
 from swathe.errors import SwatheError
 from swathe.events import Config, Decision, Direction, Failed, Finished, Report, Reported
 from swathe.home import Home
-from swathe.worker import Emitted, InlineChannel, Job, Note, WorkerSetup, geometry, prepare, run_job
+from swathe.training.recipe import Recipe, recipe_from_config
+from swathe.worker import Emitted, InlineChannel, Job, Note, WorkerSetup, geometry, prepare, run_one_by_one
+
+# Tags of a trial on a worker: the geometry has a place of its own, and the rest says nothing of a single run.
+_OF_A_WORKER = ("swathe.geometry", "swathe.lane", "swathe.lane_note")
 
 
 class RunFailedError(SwatheError):
@@ -20,6 +26,14 @@ class RunFailedError(SwatheError):
         self.reason = reason
         self.traceback = traceback
         self.run = run
+
+
+@dataclass(frozen=True, slots=True)
+class LaneGeometry:
+    """The block in which a trial was a lane: its lanes and its program, compiled or eager."""
+
+    lanes: int
+    program: str
 
 
 @dataclass(slots=True)
@@ -45,11 +59,14 @@ def train_once(
     device: str = "cpu",
     metric: str = "val_loss",
     until: int | None = None,
+    lane: LaneGeometry | None = None,
     on_report: Callable[[Report], None] = lambda report: None,
+    on_compile: Callable[[], None] = lambda: None,
 ) -> SingleRun:
     """Train a trial's config here, with the threads and the device given, and stop it after step `until`.
 
-    Raises `RunFailedError` with the reason when the run fails.
+    It is trained alone, or with `lane` as the only trial in such a block, whose program is compiled after a call of
+    `on_compile` if it is not on disk. Raises `RunFailedError` with the reason when the run fails.
     """
     setup = WorkerSetup(
         trainable=config.get("trainable"),
@@ -73,12 +90,89 @@ def train_once(
                         if until is not None and report.step >= until:
                             channel.put((Decision(number, report.step, stop=True),))
                 case Note(_, tags):
-                    run.tags.update(tags)
+                    run.geometry = json.loads(tags.get("swathe.geometry", "null")) or run.geometry
+                    run.tags.update({key: tag for key, tag in tags.items() if key not in _OF_A_WORKER})
                 case Finished():
                     run.model = event.model
                 case Failed():
                     raise RunFailedError(event.reason, event.traceback, run)
 
     channel = InlineChannel("inline", take)
-    run_job(setup, channel, "inline", Job(number, config))
+    channel.put((Job(number, config),))
+    if lane is None or setup.trainable is not None:
+        run_one_by_one(setup, channel, "inline")
+    else:
+        if lane.program == "compiled" and _must_compile(setup, config):
+            on_compile()
+        _run_in_lane(setup, channel, lane)
     return run
+
+
+def nudged_history(
+    config: Config, home: Home, geometry: Mapping[str, str], *, until: int | None = None
+) -> dict[tuple[str, int], float]:
+    """Train a recipe alone, from parameters that are one rounding (2^-23) larger; return its numbers by (metric, step).
+
+    The threads of this process are as the last `train_once` has set them.
+    """
+    import torch
+
+    from swathe.training.solo import Solo
+
+    solo = Solo(recipe_from_config(config), device=geometry["device"], cache=home.data)
+    with torch.no_grad():
+        for parameter in solo.network.parameters():
+            parameter.mul_(1 + torch.finfo(torch.float32).eps)
+    reports = itertools.islice(solo.reports(should_stop=lambda: False), until)
+    return {(name, epoch): value for epoch, metrics, _ in reports for name, value in metrics.items()}
+
+
+def _must_compile(setup: WorkerSetup, config: Config) -> bool:
+    from swathe.training import data, lane_compiler
+    from swathe.training.lanes import geometry_of
+
+    try:
+        recipe = recipe_from_config(config)
+        geometry = geometry_of(recipe, data.load(recipe.data, setup.data), setup.device)
+    except SwatheError:
+        # The run itself says why it cannot be trained.
+        return False
+    return not lane_compiler.is_compiled(geometry, setup.data) and not lane_compiler.no_compiler()
+
+
+def _run_in_lane(setup: WorkerSetup, channel: InlineChannel, lane: LaneGeometry) -> None:
+    from swathe.lane_worker import LaneEngine
+
+    engine = LaneEngine(setup, channel, "inline", _AsRecorded(lane))
+    engine.turn(wait=False)
+    while engine.busy:
+        engine.turn(wait=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _RecordedPlan:
+    lanes: int
+    program: str
+    note: str = ""
+
+
+class _AsRecorded:
+    """Plans blocks of the geometry that a trial was recorded with."""
+
+    def __init__(self, lane: LaneGeometry) -> None:
+        # A block has half of the lanes of a plan, unless there are too few to halve.
+        self._plan = _RecordedPlan(2 * lane.lanes if lane.lanes > 1 else 1, lane.program)
+
+    def plan(self, recipe: Recipe) -> _RecordedPlan:
+        return self._plan
+
+    def trained(self, recipe: Recipe, seconds: float) -> None:
+        """Nothing is compiled later: the bits are the program's."""
+
+    def out_of_memory(self, recipe: Recipe, lanes: int) -> _RecordedPlan:
+        """Plan a narrower block: the bits of a trial do not depend on its width."""
+        self._plan = _RecordedPlan(max(1, lanes // 2), self._plan.program)
+        return self._plan
+
+    def close(self) -> None:
+        """Nothing runs in the background."""

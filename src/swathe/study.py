@@ -12,7 +12,7 @@ import os
 import re
 import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -94,15 +94,19 @@ class Study:
         sampler: Mapping[str, Any],
         space: SearchSpace,
         seed: int,
+        group: int = 1,
+        structural: Callable[[str], bool] = lambda name: False,
     ) -> Study:
         """Create the study or go on with it; the caller must be the only one who writes to it.
 
         `sampler` names one of random, tpe, cmaes, qmc, grid and gp, with Optuna's own options. What is drawn for a
         trial is a function of (seed, trial number, the trials before it), so that with one worker a sweep is
-        repeatable, also over a resume. Trials enqueued from outside are drawn now. Raises `BadInputError`.
+        repeatable, also over a resume. Trials enqueued from outside are drawn now. `group` consecutive trials have
+        the values of their parameters in common that are `structural` (by name), where the sampler can do so.
+        Raises `BadInputError`.
         """
         _be_quiet()
-        drawing = samplers.build(sampler, space, seed)
+        drawing = samplers.build(sampler, space, seed, _groups(space, group, structural))
         with _refusing(storage):
             store = _open_store(storage, folder)
             try:
@@ -207,7 +211,7 @@ class Study:
     def _draw(self, drawing: samplers.Drawing, space: SearchSpace) -> Proposal:
         number, self._next = self._next, self._next + 1
         if isinstance(drawing, samplers.Guided):
-            self._study.sampler = drawing.sampler(number)
+            self._study.sampler = drawing.sampler(number, self._head(drawing.groups, number))
             trial = self._study.ask()
             self._ids[trial.number] = trial._trial_id
             return Proposal(trial.number, space.sample(partial(suggest_from, trial)))
@@ -228,6 +232,17 @@ class Study:
         number = self._storage.get_trial_number_from_id(trial_id)
         self._ids[number] = trial_id
         return Proposal(number, params)
+
+    def _head(self, groups: samplers.Groups, number: int) -> Mapping[str, Value]:
+        """Return the parameters of the first trial of a trial's group; none for that one itself, or if it is gone."""
+        head = groups.head(number)
+        if head == number:
+            return {}
+        try:
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, head)
+        except KeyError:
+            return {}
+        return self._storage.get_trial(trial_id).params
 
     def _take_over(self, seed: int) -> None:
         """Learn what there is: trials that are not over, whose missing parameters are drawn at random, and the grid."""
@@ -286,6 +301,13 @@ def check_storage(storage: str | None) -> None:
 def check_sampler(sampler: Mapping[str, Any], space: SearchSpace) -> None:
     """Refuse options that the sampler does not have, and a space that it cannot draw from; raises `BadInputError`."""
     samplers.build(sampler, space, 0)
+
+
+def _groups(space: SearchSpace, size: int, structural: Callable[[str], bool]) -> samplers.Groups:
+    shared = {
+        name for name, parameter in space.parameters.items() if structural(name) and not parameter.distribution.single()
+    }
+    return samplers.Groups(size, frozenset(shared)) if shared else samplers.Groups()
 
 
 def _be_quiet() -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from swathe.analysis import Overview, Row
 from swathe.events import Report, TrialState, Value
-from swathe.reproduce import Reproduction
+from swathe.reproduce import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, ROUNDING_FACTOR, Reproduction
 from swathe.view import short
 
 WATCH_SECONDS = 1.0
@@ -63,11 +63,23 @@ def overview(item: Overview) -> Group:
         Text(f"Sweep {item.name}: {item.status}"),
         Text(f"{over} of {item.trials} trials: {', '.join(counts) or 'none yet'}"),
     ]
+    if item.lanes:
+        lines.append(Text(_lanes_line(item)))
     if item.best is not None:
         lines.append(Text(f"best: trial {item.best[0]}, {item.metric} {item.best[1]:.6g}"))
         lines.append(Text(f"      {params_text(item.best_params)}"))
     lines += [Text(f"{count} failed: {reason}", style="red") for reason, count in item.failures]
     return Group(*lines)
+
+
+def _lanes_line(item: Overview) -> str:
+    lanes = item.lanes
+    if item.status.startswith("running") and "lanes" in lanes:
+        return f"lanes {lanes['live']:.0f}/{lanes['lanes']:.0f} ({lanes['occupancy']:.0%})"
+    if "occupancy_mean" not in lanes:
+        return "lanes: not known how full they were"
+    until, mean = lanes["occupancy_until_tail"], lanes["occupancy_mean"]
+    return f"lanes {until:.0%} full until the last tenth of the sweep, {mean:.0%} to its end"
 
 
 def watch(console: Console, read: Callable[[], Overview]) -> None:
@@ -109,7 +121,7 @@ def reproduction(result: Reproduction) -> Group:
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     table.add_column("")
     for row in result.rows:
-        mark = "=" if row.identical else f"{row.distance:.2g}"
+        mark = "=" if row.identical else f"{row.relative:.1e} of it" if result.alone else f"{row.distance:.2g}"
         table.add_row(str(row.step), row.metric, _exact(row.recorded), _exact(row.reproduced), mark)
     return Group(table, *(Text(line) for line in _verdict(result)))
 
@@ -122,11 +134,26 @@ def _verdict(result: Reproduction) -> list[str]:
     state = f"trial {result.run.number} ({result.run.state})"
     if result.identical:
         return [f"Identical: {state}, all {len(result.rows)} numbers have the same bits."]
+    if result.alone:
+        word = "Within" if result.good else "Outside of"
+        lines = [
+            f"{word} the tolerance: {state}, trained alone; its losses differ by up to {result.largest_of_losses:.2g} "
+            f"of their size (allowed: {RELATIVE_TOLERANCE:g}, and {ABSOLUTE_TOLERANCE:g} besides)."
+        ]
+        rounding = max((row.rounding for row in result.rows if row.is_loss), default=0.0)
+        if rounding:
+            lines.append(
+                f"One rounding at its start takes this trial's losses {rounding:.2g} away from themselves; "
+                f"{ROUNDING_FACTOR:g} times that is allowed too."
+            )
+        if result.outside_from is not None:
+            lines.append(f"They are further apart from step {result.outside_from} on.")
+        return lines
     different = sum(not row.identical for row in result.rows)
     lines = [f"Different: {state}, {different} of {len(result.rows)} numbers, by up to {result.distance:.3g}."]
     if result.differences:
         return [*lines, "What is not as it was:", *(f"  {line}" for line in result.differences)]
-    return [*lines, "Versions, device, threads and data are as they were."]
+    return [*lines, "Engine, versions, device, threads and data are as they were."]
 
 
 def reproduction_dict(result: Reproduction) -> dict[str, Any]:
@@ -136,6 +163,10 @@ def reproduction_dict(result: Reproduction) -> dict[str, Any]:
         "trial": result.run.number,
         "state": result.run.state,
         "identical": result.identical,
+        "alone": result.alone,
+        "good": result.good,
+        "largest_relative_of_losses": result.largest_of_losses,
+        "outside_from": result.outside_from,
         "largest_distance": result.distance,
         "differences": list(result.differences),
         "new_run_id": result.new_run_id,

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -49,7 +49,10 @@ class SweepRecord:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What the parent run says at the end; `state` is MLflow's word: FINISHED, FAILED or KILLED."""
+    """What the parent run says at the end; `state` is MLflow's word: FINISHED, FAILED or KILLED.
+
+    `metrics`: numbers of the whole session, beside the best trial's.
+    """
 
     state: str
     reason: str
@@ -61,6 +64,7 @@ class Summary:
     best_params: Mapping[str, Value]
     note_markdown: str
     model_path: str | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def check_uri(uri: str) -> None:
@@ -120,6 +124,10 @@ class Recorder:
     def metrics(self, trial: int, step: int, metrics: Mapping[str, float], time: float) -> None:
         """One report. A (metric, step) that the trial's run has already is left as it is."""
         self._spool.add(("metrics", trial, step, dict(metrics), time))
+
+    def sweep(self, metrics: Mapping[str, float], time: float) -> None:
+        """Numbers of the sweep itself, at whole seconds since it began."""
+        self._spool.add(("sweep", dict(metrics), time))
 
     def text(self, trial: int, file: str, text: str) -> None:
         """Keep a text as an artifact of the trial's run."""

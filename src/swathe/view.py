@@ -105,6 +105,9 @@ def panel(progress: Progress) -> Group:
         eta(progress),
     )
     counts = Text(f"{progress.workers} workers   {progress.running} running   ")
+    if progress.lanes is not None:
+        live, lanes = progress.lanes
+        counts.append(f"lanes {live:.0f}/{lanes:.0f}   ")
     counts.append(f"{progress.counts.get(TrialState.COMPLETE, 0)} complete   ", style="green")
     counts.append(f"{progress.counts.get(TrialState.PRUNED, 0)} pruned   ", style="yellow")
     counts.append(f"{progress.counts.get(TrialState.FAILED, 0)} failed", style="red")

@@ -1,7 +1,7 @@
 """A worker: takes several trials, trains them with an engine and reports; the same under Ray and inline.
 
-The engine behind it today is solo: it trains the assigned trials one after another. Nothing in the interface says
-so: jobs, reports and decisions come and go in tuples.
+A function is called here, one trial after another; recipes are trained as lanes, see `lane_worker`. Nothing in the
+interface says so: jobs, reports and decisions come and go in tuples.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 from swathe import function
 from swathe.errors import BadInputError, bad_value
-from swathe.events import Config, Decision, Direction, Failed, Finished, Report, Reported
+from swathe.events import Config, Decision, Direction, Failed, Finished, Report, Reported, Slots
 
 # Reports that nobody waits for are sent together, at most this late (seconds).
 FLUSH_SECONDS = 0.2
@@ -54,8 +54,26 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneUse:
+    """How full a worker was over the last `seconds` before the unix time `time`, as means.
+
+    `live`: lanes that held a trial. `slots`: lanes that would have, had it been given trials enough of the keys that it
+    trained. What no decision depends on.
+    """
+
+    worker: str
+    time: float
+    seconds: float
+    live: float
+    slots: float
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSetup:
-    """What a worker must know once: paths for imports, the data cache, its device and its threads."""
+    """What a worker must know once: paths for imports, the data cache, its device, its threads, and its lanes.
+
+    `slots`, `compile` and `memory_fraction` are the options of `lanes` in the config.
+    """
 
     trainable: str | None
     metric: str
@@ -65,10 +83,21 @@ class WorkerSetup:
     device: str
     threads: int
     target: float | None = None
+    slots: int | None = None
+    compile: str = "auto"
+    memory_fraction: float = 0.5
+
+    @property
+    def data(self) -> Path:
+        """The data cache of this node."""
+        return Path(self.home) / "data"
 
 
 Message = Job | Decision
-Emitted = Reported | Finished | Failed | Note
+End = Finished | Failed
+# What a worker says besides reports.
+Said = End | Note | Slots | LaneUse
+Emitted = Reported | Said
 
 
 class Channel(Protocol):
@@ -77,17 +106,61 @@ class Channel(Protocol):
     def next_job(self) -> Job | None:
         """Return the next job, waiting for it; None when the worker closes."""
 
+    def jobs(self, seconds: float) -> tuple[Job, ...] | None:
+        """Return all jobs that are there, waiting up to `seconds` for a first one; None when the worker closes."""
+
     def report(self, report: Report, *, urgent: bool) -> None:
         """Send a report; `urgent` when a decision is waited for."""
 
-    def emit(self, event: Finished | Failed | Note) -> None:
+    def emit(self, event: Said) -> None:
         """Send anything else."""
+
+    def send(self, reports: Sequence[Report], said: Sequence[Said], *, urgent: bool) -> None:
+        """Send reports and then the rest, all at once."""
 
     def decision(self, trial: int, step: int) -> Decision:
         """Return the decision on the report of `step`, waiting for it."""
 
+    def decided(self, trial: int, step: int) -> Decision | None:
+        """Return the decision on the report of `step` if it has come."""
+
     def stopped(self, trial: int) -> bool:
         """Whether the trial was told to stop by now."""
+
+
+class _Inbox:
+    """What came from the driver. Decisions are kept for trials that are here, so that memory does not grow."""
+
+    def __init__(self) -> None:
+        self.jobs: deque[Job] = deque()
+        self.here: set[int] = set()
+        self._decisions: dict[int, Decision] = {}
+
+    def put(self, messages: tuple[Message, ...]) -> None:
+        for message in messages:
+            if isinstance(message, Job):
+                self._decisions.pop(message.trial, None)
+                self.here.add(message.trial)
+                self.jobs.append(message)
+            elif message.trial in self.here:
+                self._decisions[message.trial] = message
+
+    def all_jobs(self) -> tuple[Job, ...]:
+        jobs = tuple(self.jobs)
+        self.jobs.clear()
+        return jobs
+
+    def forget(self, trial: int) -> None:
+        self.here.discard(trial)
+        self._decisions.pop(trial, None)
+
+    def last(self, trial: int) -> Decision | None:
+        return self._decisions.get(trial)
+
+    def decided(self, trial: int, step: int) -> Decision | None:
+        """Return the decision on a step, if it has come; one on a later step, or to stop, stands for it."""
+        decision = self._decisions.get(trial)
+        return decision if decision is not None and (decision.stop or decision.step >= step) else None
 
 
 class ThreadChannel:
@@ -96,8 +169,7 @@ class ThreadChannel:
     def __init__(self, worker: str) -> None:
         self._worker = worker
         self._condition = threading.Condition()
-        self._jobs: deque[Job] = deque()
-        self._decisions: dict[int, Decision] = {}
+        self._inbox = _Inbox()
         self._out: list[Emitted] = []
         self._reports: list[Report] = []
         self._urgent = False
@@ -106,12 +178,7 @@ class ThreadChannel:
     def put(self, messages: tuple[Message, ...]) -> None:
         """Take messages of the driver in."""
         with self._condition:
-            for message in messages:
-                if isinstance(message, Job):
-                    self._decisions.pop(message.trial, None)
-                    self._jobs.append(message)
-                else:
-                    self._decisions[message.trial] = message
+            self._inbox.put(messages)
             self._condition.notify_all()
 
     def drain(self) -> list[Emitted]:
@@ -120,7 +187,7 @@ class ThreadChannel:
         with self._condition:
             while not self._urgent and time.monotonic() < deadline:
                 woken = self._condition.wait_for(lambda: self._urgent or self._closed, FLUSH_SECONDS)
-                if not woken and self._reports:
+                if not woken and (self._reports or self._out):
                     break
                 if self._closed:
                     break
@@ -135,37 +202,48 @@ class ThreadChannel:
 
     def next_job(self) -> Job | None:
         with self._condition:
-            self._condition.wait_for(lambda: self._jobs or self._closed)
-            return self._jobs.popleft() if self._jobs else None
+            self._condition.wait_for(lambda: self._inbox.jobs or self._closed)
+            return self._inbox.jobs.popleft() if self._inbox.jobs else None
+
+    def jobs(self, seconds: float) -> tuple[Job, ...] | None:
+        with self._condition:
+            if seconds > 0:
+                self._condition.wait_for(lambda: self._inbox.jobs or self._closed, seconds)
+            return None if self._closed else self._inbox.all_jobs()
 
     def report(self, report: Report, *, urgent: bool) -> None:
-        with self._condition:
-            self._reports.append(report)
-            if urgent or report.time - self._reports[0].time > FLUSH_SECONDS:
-                self._urgent = True
-                self._condition.notify_all()
+        self.send((report,), (), urgent=urgent)
 
-    def emit(self, event: Finished | Failed | Note) -> None:
+    def emit(self, event: Said) -> None:
+        self.send((), (event,), urgent=False)
+
+    def send(self, reports: Sequence[Report], said: Sequence[Said], *, urgent: bool) -> None:
         with self._condition:
-            self._pack()
-            self._out.append(event)
-            if not isinstance(event, Note):
-                self._decisions.pop(event.trial, None)
+            self._reports += reports
+            late = bool(reports) and reports[-1].time - self._reports[0].time > FLUSH_SECONDS
+            if said:
+                self._pack()
+                self._out += said
+            for event in said:
+                if isinstance(event, End):
+                    self._inbox.forget(event.trial)
+                # Whoever says how many trials it can take waits for them.
+                urgent = urgent or isinstance(event, End | Slots)
+            if urgent or late:
                 self._urgent = True
                 self._condition.notify_all()
 
     def decision(self, trial: int, step: int) -> Decision:
         with self._condition:
-            self._condition.wait_for(lambda: self._closed or self._answered(trial, step))
-            return self._decisions.get(trial) or Decision(trial, step, stop=True)
+            self._condition.wait_for(lambda: self._closed or self._inbox.decided(trial, step))
+            return self._inbox.last(trial) or Decision(trial, step, stop=True)
+
+    def decided(self, trial: int, step: int) -> Decision | None:
+        return self._inbox.decided(trial, step)
 
     def stopped(self, trial: int) -> bool:
-        decision = self._decisions.get(trial)
+        decision = self._inbox.last(trial)
         return self._closed or (decision is not None and decision.stop)
-
-    def _answered(self, trial: int, step: int) -> bool:
-        decision = self._decisions.get(trial)
-        return decision is not None and (decision.stop or decision.step >= step)
 
     def _pack(self) -> None:
         if self._reports:
@@ -179,36 +257,47 @@ class InlineChannel:
     def __init__(self, worker: str, deliver: Callable[[list[Emitted]], None]) -> None:
         self._worker = worker
         self._deliver = deliver
-        self._jobs: deque[Job] = deque()
-        self._decisions: dict[int, Decision] = {}
+        self._inbox = _Inbox()
 
     def put(self, messages: tuple[Message, ...]) -> None:
-        for message in messages:
-            if isinstance(message, Job):
-                self._decisions.pop(message.trial, None)
-                self._jobs.append(message)
-            else:
-                self._decisions[message.trial] = message
+        self._inbox.put(messages)
 
     def next_job(self) -> Job | None:
-        return self._jobs.popleft() if self._jobs else None
+        return self._inbox.jobs.popleft() if self._inbox.jobs else None
+
+    def jobs(self, seconds: float) -> tuple[Job, ...] | None:
+        """Return the jobs that are there; nobody could bring one while this waits."""
+        return self._inbox.all_jobs()
 
     def report(self, report: Report, *, urgent: bool) -> None:
-        self._deliver([Reported(self._worker, (report,))])
+        self.send((report,), (), urgent=urgent)
 
-    def emit(self, event: Finished | Failed | Note) -> None:
-        self._deliver([event])
+    def emit(self, event: Said) -> None:
+        self.send((), (event,), urgent=False)
+
+    def send(self, reports: Sequence[Report], said: Sequence[Said], *, urgent: bool) -> None:
+        for event in said:
+            if isinstance(event, End):
+                self._inbox.forget(event.trial)
+        events: list[Emitted] = [Reported(self._worker, tuple(reports))] if reports else []
+        self._deliver(events + list(said))
 
     def decision(self, trial: int, step: int) -> Decision:
-        return self._decisions.get(trial) or Decision(trial, step, stop=True)
+        return self._inbox.last(trial) or Decision(trial, step, stop=True)
+
+    def decided(self, trial: int, step: int) -> Decision | None:
+        return self._inbox.decided(trial, step)
 
     def stopped(self, trial: int) -> bool:
-        decision = self._decisions.get(trial)
+        decision = self._inbox.last(trial)
         return decision is not None and decision.stop
 
 
 def geometry(setup: WorkerSetup) -> dict[str, str]:
-    """Say on what a trial's bits may depend besides its config: engine, device, threads and versions."""
+    """Say on what a trial's bits may depend besides its config: engine, device, threads and versions.
+
+    The engine of a recipe is "solo" until one that trains it as a lane says more.
+    """
     return {
         "engine": "solo" if setup.trainable is None else "function",
         "device": setup.device,
@@ -288,7 +377,7 @@ def load_function(trainable: str) -> Callable[[Any], Any]:
     return found  # type: ignore[no-any-return]
 
 
-def run_solo(setup: WorkerSetup, channel: Channel, worker: str) -> None:
+def run_one_by_one(setup: WorkerSetup, channel: Channel, worker: str) -> None:
     """Train the jobs of `channel` one after another until there are no more."""
     while (job := channel.next_job()) is not None:
         run_job(setup, channel, worker, job)
@@ -303,17 +392,21 @@ def run_job(setup: WorkerSetup, channel: Channel, worker: str, job: Job) -> None
             model = _call_function(setup, channel, job)
     except function.TrialStopped:
         model = None
-    except (KeyboardInterrupt, bdb.BdbQuit):
-        # In the main thread it is the user who wants out, of an inline trial or of its debugger.
-        if threading.current_thread() is threading.main_thread():
-            raise KeyboardInterrupt from None
-        channel.emit(Failed(worker, job.trial, "KeyboardInterrupt", traceback.format_exc(), job.attempt))
-        return
     except BaseException as error:  # sys.exit and the like must fail the trial, too.
-        text = "".join(traceback.format_exception(error))
-        channel.emit(Failed(worker, job.trial, one_line(error), text, job.attempt))
+        channel.emit(failure(worker, job, error))
         return
     channel.emit(Finished(worker, job.trial, job.attempt, model))
+
+
+def failure(worker: str, job: Job, error: BaseException) -> Failed:
+    """Return what a trial that raised says of it; raises `KeyboardInterrupt` when it is the user who wants out."""
+    if isinstance(error, KeyboardInterrupt | bdb.BdbQuit):
+        # Of an inline trial, or of its debugger.
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt from None
+        error = KeyboardInterrupt()
+    text = "".join(traceback.format_exception(error))
+    return Failed(worker, job.trial, one_line(error), text, job.attempt)
 
 
 def one_line(error: BaseException) -> str:
@@ -323,58 +416,71 @@ def one_line(error: BaseException) -> str:
 
 
 @dataclass(slots=True)
-class _Pace:
-    """Which report must wait for its decision, and which decision is still out."""
+class Pace:
+    """Which report of a trial must wait for its decision, and which decision is still out (`due`: on that step)."""
 
     channel: Channel
     trial: int
     decide_from: int | None
     due: int | None = None
 
+    def note(self, step: int) -> bool:
+        """Take note that a step is reported; return whether its decision is waited for."""
+        urgent = self.decide_from is not None and step >= self.decide_from
+        self.due = step if urgent else None
+        return urgent
+
     def send(self, report: Report) -> None:
-        urgent = self.decide_from is not None and report.step >= self.decide_from
-        self.due = report.step if urgent else None
-        self.channel.report(report, urgent=urgent)
+        self.channel.report(report, urgent=self.note(report.step))
 
     def settle(self) -> bool:
         """Wait for the decision that is out, if any; return whether to stop."""
         if self.due is not None:
-            decision = self.channel.decision(self.trial, self.due)
-            self.due, self.decide_from = None, decision.decide_from
+            self._take(self.channel.decision(self.trial, self.due))
         return self.channel.stopped(self.trial)
+
+    def look(self) -> bool:
+        """Take the decision that is out, if it has come; return whether none is out."""
+        if self.due is not None and (decision := self.channel.decided(self.trial, self.due)) is not None:
+            self._take(decision)
+        return self.due is None
+
+    def _take(self, decision: Decision) -> None:
+        self.due, self.decide_from = None, decision.decide_from
 
 
 def _train_recipe(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | None:
     from swathe.training.recipe import recipe_from_config
     from swathe.training.solo import Solo
 
-    solo = Solo(recipe_from_config(job.config), device=setup.device, cache=Path(setup.home) / "data")
+    solo = Solo(recipe_from_config(job.config), device=setup.device, cache=setup.data)
     channel.emit(Note(job.trial, {"swathe.dataset": solo.dataset.name, "swathe.dataset_digest": solo.dataset.digest}))
-    pace = _Pace(channel, job.trial, job.decide_from)
+    pace = Pace(channel, job.trial, job.decide_from)
     metrics: Mapping[str, float] = {}
     # The next epoch begins while the decision on the last one is under way.
     for epoch, metrics, seconds in solo.reports(should_stop=lambda: channel.stopped(job.trial)):
         if pace.settle():
             return None
         pace.send(Report(job.trial, epoch, metrics, seconds, time.time()))
-        if _reaches_target(setup, metrics):
+        if reaches_target(setup, metrics):
             # The sweep ends with this report, and its winner's model is the one that made it.
             return serialise(solo.state_dict())
-    if pace.settle() or not _is_better(setup, job, metrics):
+    if pace.settle() or not is_better(setup, metrics.get(setup.metric), job.best):
         return None
     return serialise(solo.state_dict())
 
 
-def _is_better(setup: WorkerSetup, job: Job, metrics: Mapping[str, float]) -> bool:
-    value = metrics.get(setup.metric)
-    if value is None:
+def is_better(setup: WorkerSetup, value: float | None, best: float | None) -> bool:
+    """Whether a value of the sweep's metric is better than the best one, where each may be missing."""
+    if value is None or value != value:
         return False
-    if job.best is None:
+    if best is None:
         return True
-    return value < job.best if setup.direction is Direction.MINIMIZE else value > job.best
+    return value < best if setup.direction is Direction.MINIMIZE else value > best
 
 
-def _reaches_target(setup: WorkerSetup, metrics: Mapping[str, float]) -> bool:
+def reaches_target(setup: WorkerSetup, metrics: Mapping[str, float]) -> bool:
+    """Whether these metrics end the sweep."""
     value = metrics.get(setup.metric)
     if setup.target is None or value is None:
         return False
@@ -394,7 +500,7 @@ def serialise(state: Mapping[str, Any]) -> bytes:
 class _FunctionSession:
     setup: WorkerSetup
     info: function.TrialInfo
-    pace: _Pace
+    pace: Pace
     since: float
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -402,7 +508,7 @@ class _FunctionSession:
         now = time.time()
         self.metrics = metrics
         self.pace.send(Report(self.info.number, step, metrics, now - self.since, now))
-        stop = self.pace.settle() or _reaches_target(self.setup, metrics)
+        stop = self.pace.settle() or reaches_target(self.setup, metrics)
         self.since = time.time()
         return stop
 
@@ -422,12 +528,12 @@ def _call_function(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | No
     assert setup.trainable is not None
     train = load_function(setup.trainable)
     info = function.TrialInfo(job.trial, int(job.config.get("seed", 0)), job.config)
-    session = _FunctionSession(setup, info, _Pace(channel, job.trial, job.decide_from), time.time())
+    session = _FunctionSession(setup, info, Pace(channel, job.trial, job.decide_from), time.time())
     function.install(session)
     try:
         result = train(Params(job.config.get("params", {})))
     finally:
         function.install(None)
-    if hasattr(result, "state_dict") and _is_better(setup, job, session.metrics):
+    if hasattr(result, "state_dict") and is_better(setup, session.metrics.get(setup.metric), job.best):
         return serialise(result.state_dict())
     return None

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from swathe.training.lane_layout import Layout
 from swathe.training.lane_optim import Coefficient, coefficients, update
-from swathe.training.recipe import OPTIMIZERS, Optim, Recipe, Regularization
+from swathe.training.recipe import OPTIMIZERS, Recipe, Regularization
 
 STEPS = 100
 SHAPES = [(3, 5), (3,), (2, 3)]
@@ -38,6 +39,8 @@ def torch_optimizer(optim: Any, parameters: list[nn.Parameter], l2: float) -> to
             return torch.optim.SGD(parameters, optim.lr, optim.momentum, weight_decay=l2, nesterov=nesterov)
         case "rmsprop":
             return torch.optim.RMSprop(parameters, optim.lr, optim.alpha, optim.eps, weight_decay=l2)
+        case "adagrad":
+            return torch.optim.Adagrad(parameters, optim.lr, eps=optim.eps, weight_decay=l2)
         case _:
             betas = (optim.beta1, optim.beta2)
             return torch.optim.Adam(parameters, optim.lr, betas, optim.eps, weight_decay=l2)
@@ -77,9 +80,9 @@ def oracle(recipe: Recipe, dtype: torch.dtype) -> list[Tensor]:
 def lanes(recipes: list[Recipe], dtype: torch.dtype, spoilt: int | None = None) -> list[Tensor]:
     start, steps = draws(dtype)
     count = len(recipes)
-    stacked = [value.expand(count, *value.shape).clone() for value in start]
-    first, second = ([torch.zeros_like(value) for value in stacked] for _ in range(2))
-    active = torch.ones(count, dtype=torch.bool)
+    layout = Layout.of({str(index): value for index, value in enumerate(start)})
+    rows = layout.join([value.expand(count, *value.shape) for value in start])
+    first, second = torch.zeros_like(rows), torch.zeros_like(rows)
     tables = torch.stack(
         [torch.from_numpy(coefficients(recipe, 0, [recipe.optim.lr] * STEPS)) for recipe in recipes], dim=1
     ).to(dtype)
@@ -87,8 +90,8 @@ def lanes(recipes: list[Recipe], dtype: torch.dtype, spoilt: int | None = None) 
         given = [value.expand(count, *value.shape).clone() for value in gradients]
         if spoilt is not None:
             given[0][spoilt] = math.nan if step % 2 else math.inf
-        update(stacked, first, second, given, tables[step], active)
-    return stacked
+        update(rows, first, second, layout.join(given), tables[step])
+    return layout.split(rows)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
@@ -107,22 +110,12 @@ def test_what_is_not_finite_in_a_lane_stays_there() -> None:
             assert torch.equal(one[others], other[others])
 
 
-def test_an_inactive_lane_stays_as_it_is() -> None:
-    recipe = Recipe(optim=Optim(lr=math.nan))
-    value, gradient = torch.randn(2, 3), torch.full((2, 3), math.nan)
-    parameter, table = value.clone(), torch.from_numpy(coefficients(recipe, 0, [math.nan])).float().expand(2, -1)
-    active = torch.tensor([True, False])
-    update([parameter], [torch.zeros(2, 3)], [torch.zeros(2, 3)], [gradient], table, active)
-    assert parameter[0].isnan().all()
-    assert torch.equal(parameter[1], value[1])
-
-
 def test_the_norm_is_each_lane_s_own_before_clipping() -> None:
     recipe = Recipe(regularization=Regularization(clip_norm=0.1))
-    gradients = [torch.tensor([[3.0, 0.0], [6.0, 0.0]]), torch.tensor([[4.0], [8.0]])]
-    tensors = [[torch.zeros_like(gradient) for gradient in gradients] for _ in range(3)]
+    gradient = torch.tensor([[3.0, 0.0, 4.0], [6.0, 0.0, 8.0]])
+    rows = [torch.zeros_like(gradient) for _ in range(3)]
     table = torch.from_numpy(coefficients(recipe, 0, [0.1])).float().expand(2, -1)
-    norm = update(*tensors, gradients, table, torch.ones(2, dtype=torch.bool))
+    norm = update(*rows, gradient, table)
     assert norm.tolist() == [5.0, 10.0]
 
 

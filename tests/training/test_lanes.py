@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from swathe.errors import BadInputError
-from swathe.training import streams
+from swathe.training import lane_compiler, streams
 from swathe.training.lanes import LaneBlock, LaneReport
 from swathe.training.models import BatchNorm, build
 from swathe.training.recipe import OPTIMIZERS, TIMING_METRICS, Recipe, recipe_from_config
@@ -30,7 +30,7 @@ Histories = dict[int, list[Metrics]]
 
 INPUTS, BATCH, HIDDEN, EPOCHS, STEPS = 8, 20, 12, 10, 10
 # The rates at which the optimisers learn this task.
-RATES = {"sgd": 0.1, "momentum": 0.02, "nesterov": 0.02, "rmsprop": 1e-3, "adam": 2e-3, "adamw": 2e-3}
+RATES = {"sgd": 0.1, "momentum": 0.02, "nesterov": 0.02, "rmsprop": 1e-3, "adagrad": 0.02, "adam": 2e-3, "adamw": 2e-3}
 SCHEDULES: dict[str, dict[str, Any]] = {
     "constant": {},
     "cosine": {"name": "cosine"},
@@ -45,6 +45,7 @@ REGULARIZATIONS: dict[str, dict[str, Any]] = {
     "l2": {"l2": 1e-2},
     "decoupled": {"weight_decay": 0.1},
     "clipping": {"clip_norm": 0.5},
+    "smoothing": {"label_smoothing": 0.1},
 }
 
 
@@ -120,6 +121,8 @@ def torch_optimizer(optim: Any, parameters: list[nn.Parameter], l2: float) -> to
             )
         case "rmsprop":
             return torch.optim.RMSprop(parameters, optim.lr, weight_decay=l2, foreach=False)
+        case "adagrad":
+            return torch.optim.Adagrad(parameters, optim.lr, weight_decay=l2, foreach=False)
         case "adam":
             return torch.optim.Adam(parameters, optim.lr, weight_decay=l2, foreach=False)
         case _:
@@ -167,10 +170,12 @@ def plain_loop(recipe: Recipe, block: LaneBlock, dtype: torch.dtype) -> tuple[di
                 group["lr"] = min(peak, 1e-7 + (peak - 1e-7) * done / 30)
             mask: Tensor | float = 1.0
             if regularization.dropout:
-                generator = streams.generator(recipe.seed, Stream.DROPOUT, epoch, step)
-                mask = (torch.rand(BATCH, HIDDEN, generator=generator) >= 0.3).to(dtype) / 0.7
+                words = torch.from_numpy(streams.dropout_words(recipe.seed, epoch, STEPS, 1)[step, 0])
+                mask = streams.keeps(words, streams.dropout_threshold(0.3), (BATCH, HIDDEN)).to(dtype) / 0.7
             optimizer.zero_grad()
-            F.cross_entropy(outputs(train_x[rows], mask), data.train_y[rows]).backward()  # type: ignore[no-untyped-call]
+            smoothing = regularization.label_smoothing
+            loss = F.cross_entropy(outputs(train_x[rows], mask), data.train_y[rows], label_smoothing=smoothing)
+            loss.backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 for parameter in parameters:
                     assert parameter.grad is not None
@@ -199,9 +204,11 @@ def outputs_in_evaluation(network: nn.Module, outputs: Callable[[Tensor, float],
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dropout", [False, True])
 @pytest.mark.parametrize("norm", ["none", "batch", "layer"])
-def test_every_combination_is_what_a_plain_loop_gives(cache: Path, tmp_path: Path, norm: str) -> None:
-    recipes = combinations(norm, tmp_path / "t.csv")
+def test_every_combination_is_what_a_plain_loop_gives(cache: Path, tmp_path: Path, norm: str, dropout: bool) -> None:
+    every = combinations(norm, tmp_path / "t.csv")
+    recipes = [recipe for recipe in every if (recipe.regularization.dropout > 0) == dropout]
     doubles, singles = (
         LaneBlock(recipes[0], len(recipes), "cpu", cache, compiled=False, dtype=dtype)
         for dtype in (torch.float64, torch.float32)
@@ -230,19 +237,29 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 
 SMALL: dict[str, Any] = {"data": {"limit": 90}, "batch_size": 7, "model": {"hidden": [5], "activation": "sigmoid"}}
+# Dropout is part of the structure, so that each of these is tried with and without.
 TRIALS: list[dict[str, Any]] = [
     {"epochs": 3},
-    {"epochs": 2, "optim": {"name": "momentum", "lr": 0.05}, "regularization": {"dropout": 0.4}},
+    {"epochs": 2, "optim": {"name": "momentum", "lr": 0.05}},
     {"epochs": 4, "optim": {"name": "nesterov", "lr": 0.05}, "regularization": {"l1": 1e-3, "clip_norm": 0.5}},
     {"epochs": 5, "optim": {"name": "rmsprop"}, "regularization": {"patience": 2, "min_delta": 1.0}},
     {"epochs": 3, "optim": {"name": "sgd", "lr": 1e38}},
     {"epochs": 3, "optim": {"name": "adamw"}, "schedule": {"name": "cosine", "warmup_steps": 20}},
-    {"epochs": 1, "regularization": {"dropout": 0.2, "l2": 1e-2}},
+    {"epochs": 1, "regularization": {"l2": 1e-2, "label_smoothing": 0.2}},
+    {"epochs": 3, "optim": {"name": "adagrad"}, "regularization": {"weight_decay": 0.1}},
 ]
 
 
-def small(config: dict[str, Any], seed: int = 0) -> Recipe:
-    return recipe_from_config({**SMALL, **config, "seed": seed})
+def small(config: dict[str, Any], seed: int = 0, dropout: float | None = None) -> Recipe:
+    given = {**SMALL, **config, "seed": seed}
+    if dropout is not None:
+        given["regularization"] = {**config.get("regularization", {}), "dropout": dropout}
+    return recipe_from_config(given)
+
+
+def trial(index: int, seed: int, dropping: bool) -> Recipe:
+    """Return one of `TRIALS`, each with another probability of dropout, or without any."""
+    return small(TRIALS[index], seed, (0.1 + 0.05 * index) if dropping else 0.0)
 
 
 def block_of(recipe: Recipe, lanes: int, cache: Path, *, compiled: bool = False) -> LaneBlock:
@@ -256,7 +273,9 @@ def sweeps(draw: st.DrawFn) -> list[tuple[int, int, int | None]]:
     return draw(st.lists(trial, min_size=1, max_size=8))
 
 
-def run_sweep(sweep: list[tuple[int, int, int | None]], block: LaneBlock) -> tuple[Histories, dict[int, Any]]:
+def run_sweep(
+    sweep: list[tuple[int, int, int | None]], block: LaneBlock, dropping: bool
+) -> tuple[Histories, dict[int, Any]]:
     """Run trials through a block, each lane refilled as soon as it is free; returns histories and final states."""
     waiting: Iterator[int] = iter(range(len(sweep)))
     histories: Histories = {}
@@ -264,7 +283,7 @@ def run_sweep(sweep: list[tuple[int, int, int | None]], block: LaneBlock) -> tup
     while True:
         for tag in itertools.islice(waiting, block.free):
             index, seed, _ = sweep[tag]
-            block.admit(small(TRIALS[index], seed), tag)
+            block.admit(trial(index, seed, dropping), tag)
             histories[tag] = []
         if not block.tags:
             return histories, states
@@ -275,18 +294,21 @@ def run_sweep(sweep: list[tuple[int, int, int | None]], block: LaneBlock) -> tup
                 block.release(report.tag)
 
 
-@given(sweep=sweeps())
+@given(sweep=sweeps(), lanes=st.integers(1, 5), dropping=st.booleans())
 @settings(max_examples=25)
 def test_a_trial_is_its_solo_run_and_its_bits_are_its_own(
-    cache: Path, sweep: list[tuple[int, int, int | None]]
+    cache: Path, sweep: list[tuple[int, int, int | None]], lanes: int, dropping: bool
 ) -> None:
-    check_sweep(cache, sweep, compiled=False)
+    check_sweep(cache, sweep, lanes, dropping, compiled=False)
 
 
-def check_sweep(cache: Path, sweep: list[tuple[int, int, int | None]], *, compiled: bool) -> None:
-    histories, states = run_sweep(sweep, block_of(small({}), 3, cache, compiled=compiled))
+def check_sweep(
+    cache: Path, sweep: list[tuple[int, int, int | None]], lanes: int, dropping: bool, *, compiled: bool
+) -> None:
+    block = block_of(trial(0, 0, dropping), lanes, cache, compiled=compiled)
+    histories, states = run_sweep(sweep, block, dropping)
     for tag, (index, seed, pruned) in enumerate(sweep):
-        alone, solo, state = references(index, seed, pruned, cache, compiled)
+        alone, solo, state = references(index, seed, pruned, cache, dropping, compiled)
         assert repr(histories[tag]) == repr(alone)
         assert all(torch.equal(value.nan_to_num(), state[name].nan_to_num()) for name, value in states[tag].items())
         assert_close(alone, solo[:pruned])
@@ -294,11 +316,12 @@ def check_sweep(cache: Path, sweep: list[tuple[int, int, int | None]], *, compil
 
 @remembered
 def references(
-    index: int, seed: int, pruned: int | None, cache: Path, compiled: bool
+    index: int, seed: int, pruned: int | None, cache: Path, dropping: bool, compiled: bool
 ) -> tuple[list[Metrics], list[Metrics], dict[str, Tensor]]:
-    """Return what a trial gives alone in such a block, what it gives solo, and its state alone in the block."""
-    recipe = small(TRIALS[index], seed)
-    histories, states = run_sweep([(index, seed, pruned)], block_of(recipe, 3, cache, compiled=compiled))
+    """Return what a trial gives in a block of its own, what it gives solo, and its state in its own block."""
+    recipe = trial(index, seed, dropping)
+    block = block_of(recipe, 1, cache, compiled=compiled)
+    histories, states = run_sweep([(index, seed, pruned)], block, dropping)
     return histories[0], solo_history(recipe, cache), states[0]
 
 
@@ -385,7 +408,7 @@ def test_a_trial_goes_on_in_another_block_bit_for_bit(cache: Path) -> None:
     state = pickle.loads(pickle.dumps(first.cut(0)))
     first.epoch(never)
     second = block_of(recipe, 3, cache)
-    second.admit(small({}, 5), 8)
+    second.admit(small({}, 5, dropout=0.1), 8)
     second.epoch(never)
     second.admit(recipe, 9, state)
     assert histories + drain(second)[9] == expected
@@ -408,22 +431,19 @@ def test_shrinking_keeps_every_trial(cache: Path) -> None:
         block.shrink(1)
 
 
-def test_a_lane_that_is_told_to_stop_in_mid_epoch_is_free_after_it(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("swathe.training.lanes.CHECK_STEPS", 4)
+def test_a_lane_that_is_told_to_stop_in_mid_epoch_is_free_at_once(cache: Path) -> None:
     block = block_of(small({}), 2, cache)
     for tag in range(2):
         block.admit(small({}, tag), tag)
     asked: list[int] = []
 
-    def second_time(tag: int) -> bool:
+    def third_time(tag: int) -> bool:
         asked.append(tag)
-        return tag == 0 and asked.count(0) == 2
+        return tag == 0 and asked.count(0) == 3
 
-    reports = block.epoch(second_time)
-    # 12 steps, asked at three of them.
-    assert asked == [0, 1, 0, 1, 1]
+    reports = block.epoch(third_time)
+    # 12 steps: the other one is asked at each of them.
+    assert asked == [0, 1, 0, 1, 0, *[1] * 10]
     assert [report.tag for report in reports] == block.tags == [1]
     assert block.free == 1
     assert_close([untimed(reports[0].metrics)], solo_history(small({}, 1), cache)[:1])
@@ -486,15 +506,18 @@ def test_the_global_stream_is_not_touched(cache: Path) -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_without_a_compiler_lanes_run_and_say_so(cache: Path) -> None:
-    from torch._inductor import config
-
-    with config.patch({"cpp.cxx": ("no-such-compiler",)}):
-        block = block_of(small({}), 2, cache, compiled=True)
+def test_without_a_compiler_lanes_run_and_say_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    lane_compiler.no_compiler.cache_clear()
+    block = block_of(small({}), 2, cache, compiled=True)
     assert "no C++ compiler" in block.note
+    assert not block.compiled
     block.admit(small({}), 0)
     assert len(drain(block)[0]) == 20
     assert block_of(small({}), 2, cache).note == ""
+    monkeypatch.undo()
+    lane_compiler.no_compiler.cache_clear()
 
 
 @pytest.mark.slow
@@ -504,7 +527,11 @@ def test_compiled_structures_too(cache: Path, model: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_compiled_a_trial_is_its_solo_run_and_its_bits_are_its_own(cache: Path) -> None:
-    check_sweep(cache, [(index, 0, None) for index in range(len(TRIALS))], compiled=True)
-    check_sweep(cache, [(index, 0, None) for index in (4, 4, 1, 3, 0, 2, 6, 5)], compiled=True)
-    assert block_of(small({}), 3, cache, compiled=True).note == ""
+@pytest.mark.parametrize("dropping", [False, True])
+def test_compiled_a_trial_is_its_solo_run_and_its_bits_are_its_own(cache: Path, dropping: bool) -> None:
+    every = range(len(TRIALS))
+    for lanes in (3, 5):
+        check_sweep(cache, [(index, 0, None) for index in every], lanes, dropping, compiled=True)
+    check_sweep(cache, [(index, 0, None) for index in (4, 4, 1, 3, 0, 2, 6, 5, 7)], 4, dropping, compiled=True)
+    block = block_of(trial(0, 0, dropping), 3, cache, compiled=True)
+    assert (block.compiled, block.note) == (True, "")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from torch import nn
 
-from swathe.training.recipe import MLP, Recipe, recipe_from_config
-from swathe.training.structure import can_lane, structural_key
+from swathe.training import models
+from swathe.training.recipe import ACTIVATIONS, MLP, NORMS, Recipe, recipe_from_config
+from swathe.training.structure import _why_not, can_lane, structural_key
 
 
 def key(**config: Any) -> str:
@@ -20,7 +24,7 @@ def key(**config: Any) -> str:
     [
         {"optim": {"name": "sgd", "lr": 0.5}},
         {"schedule": {"name": "cosine", "warmup_steps": 5}},
-        {"regularization": {"dropout": 0.5, "l1": 0.1, "l2": 0.1, "clip_norm": 1.0, "patience": 3}},
+        {"regularization": {"l1": 0.1, "l2": 0.1, "clip_norm": 1.0, "patience": 3}},
         {"model": {"init": "he_normal"}},
         {"seed": 7},
         {"epochs": 3},
@@ -28,6 +32,11 @@ def key(**config: Any) -> str:
 )
 def test_what_a_lane_owns_is_no_structure(config: dict[str, Any]) -> None:
     assert key(**config) == key()
+
+
+def test_dropout_is_structure_and_its_probability_is_not() -> None:
+    some, more = (key(regularization={"dropout": p}) for p in (0.1, 0.5))
+    assert key() != some == more
 
 
 def test_every_structure_has_a_key_of_its_own() -> None:
@@ -47,9 +56,42 @@ def test_every_structure_has_a_key_of_its_own() -> None:
     assert len({key(**config) for config in configs}) == len(configs)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_the_models_of_recipes_can_be_lanes(name: str) -> None:
-    assert can_lane(recipe_from_config({"model": {"name": name}})) is None
+def test_the_models_of_recipes_can_be_lanes(name: str, norm: str, dropout: float) -> None:
+    config = {"model": {"name": name, "norm": norm}, "regularization": {"dropout": dropout}}
+    assert can_lane(recipe_from_config(config)) is None
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_can_be_in_a_lane(activation: str) -> None:
+    assert can_lane(recipe_from_config({"model": {"activation": activation}})) is None
+
+
+def test_a_table_can_be_a_lane_s_data_before_it_is_read() -> None:
+    data = {"name": "csv", "path": "nowhere.csv", "target": "y"}
+    assert can_lane(recipe_from_config({"data": data})) is None
+
+
+def test_a_layer_that_cannot_be_a_lane_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One that a recipe cannot have, in the place of one that it can.
+    monkeypatch.setitem(models._ACTIVATIONS, "tanh", nn.RReLU)
+    recipe = recipe_from_config({"model": {"hidden": [7], "activation": "tanh"}})
+    assert can_lane(recipe) == "activation1: draws random numbers of its own, so the trial is trained alone."
+    _why_not.cache_clear()
+
+
+def test_recipes_of_one_structure_are_tried_once() -> None:
+    before = _why_not.cache_info().misses
+    for seed in range(3):
+        assert can_lane(recipe_from_config({"model": {"hidden": [11]}, "seed": seed})) is None
+    assert _why_not.cache_info().misses == before + 1
+
+
+def test_keys_need_no_torch() -> None:
+    code = "import sys, swathe.training.structure; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_a_model_of_another_kind_is_trained_alone() -> None:

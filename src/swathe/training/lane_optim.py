@@ -1,6 +1,8 @@
 """One update rule with coefficients a lane, which covers every optimiser of `optim.Update`.
 
-With the gradient g, in the order of `Update`: g += l1 * sign(p); clipping of g's norm; p *= decay; g += l2 * p; then
+The parameters of a lane are one row p `[K, width]`, so that a step is one pass over memory however many layers there
+are. With the gradient g, in the order of `Update`: g += l1 * sign(p); clipping of g's norm; p *= decay; g += l2 * p;
+then
 
     m = m_keep * m + m_take * g
     v = v_keep * v + v_take * g * g
@@ -11,9 +13,11 @@ With the gradient g, in the order of `Update`: g += l1 * sign(p); clipping of g'
 | sgd | 0 | 1 | 0 | 0 | | | lr |
 | momentum, nesterov | mu | 1 | 0 | 0 | mu | | lr |
 | rmsprop | 0 | 1 | alpha | 1 - alpha | | 1 | lr |
+| adagrad | 0 | 1 | 1 | 1 | | 1 | lr |
 | adam, adamw | b1 | 1 - b1 | b2 | 1 - b2 | | 1 / sqrt(1 - b2^t) | lr / (1 - b1^t) |
 
-The forms are those of torch.optim (Sutskever et al. 2013; Tieleman & Hinton 2012; Kingma & Ba 2015, algorithm 1).
+The forms are those of torch.optim (Sutskever et al. 2013; Tieleman & Hinton 2012; Duchi et al. 2011; Kingma & Ba
+2015, algorithm 1).
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from swathe.training.optim import decoupled_decay
-from swathe.training.recipe import Adam, Momentum, Recipe, RMSprop
+from swathe.training.recipe import Adagrad, Adam, Momentum, Recipe, RMSprop
 
 
 class Coefficient(IntEnum):
@@ -46,6 +50,7 @@ class Coefficient(IntEnum):
     V_SCALE = auto()
     EPS = auto()
     RATE = auto()
+    SMOOTHING = auto()
 
 
 def coefficients(recipe: Recipe, first: int, rates: Sequence[float]) -> NDArray[np.float64]:
@@ -61,6 +66,7 @@ def coefficients(recipe: Recipe, first: int, rates: Sequence[float]) -> NDArray[
     table[:, Coefficient.DECAY] = 1 - rate * decoupled_decay(recipe.optim, regularization)
     table[:, Coefficient.M_TAKE] = 1
     table[:, Coefficient.RATE] = rate
+    table[:, Coefficient.SMOOTHING] = regularization.label_smoothing
     match recipe.optim:
         case Adam(beta1=beta1, beta2=beta2, eps=eps):
             step = np.arange(first + 1, first + 1 + len(rate))
@@ -76,50 +82,36 @@ def coefficients(recipe: Recipe, first: int, rates: Sequence[float]) -> NDArray[
             table[:, Coefficient.V_TAKE] = 1 - alpha
             table[:, Coefficient.V_SCALE] = 1
             table[:, Coefficient.EPS] = eps
+        case Adagrad(eps=eps):
+            table[:, [Coefficient.V_KEEP, Coefficient.V_TAKE, Coefficient.V_SCALE]] = 1
+            table[:, Coefficient.EPS] = eps
         case Momentum(name=name, momentum=momentum):
             table[:, Coefficient.M_KEEP] = momentum
             table[:, Coefficient.NESTEROV] = momentum if name == "nesterov" else 0
     return table
 
 
-def update(
-    parameters: Sequence[Tensor],
-    first_moments: Sequence[Tensor],
-    second_moments: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    table: Tensor,
-    active: Tensor,
-) -> Tensor:
-    """Update stacked tensors `[K, ...]` in place, the gradients too; returns the norms `[K]` before clipping.
+def update(p: Tensor, m: Tensor, v: Tensor, g: Tensor, table: Tensor) -> Tensor:
+    """Update `[K, width]` in place, the gradient too; returns the gradient's norms `[K]` before clipping.
 
-    `table` is `[K, Coefficient]`; the parameters of a lane that is not `active` `[K]` stay as they are. Nothing is
-    reduced over lanes, and what does not apply to a lane is chosen away, not multiplied by 0: what is not finite in
-    one lane stays there.
+    `table` is `[K, Coefficient]`. Nothing is reduced over lanes, and what does not apply to a lane is chosen away, not
+    multiplied by 0: what is not finite in one lane stays there.
     """
-    for p, g in zip(parameters, gradients, strict=True):
-        g.addcmul_(p.sign(), _column(table, Coefficient.L1, p))
-    norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients], dim=1).sum(1).sqrt()
+
+    def column(coefficient: Coefficient) -> Tensor:
+        return table[:, coefficient, None]
+
+    g.addcmul_(p.sign(), column(Coefficient.L1))
+    norm = g.square().sum(1).sqrt()
     bound = table[:, Coefficient.CLIP_NORM]
     scale = torch.where(bound.isinf(), 1.0, (bound / (norm + 1e-6)).clamp(max=1.0))
-    decay = torch.where(active, table[:, Coefficient.DECAY], 1.0)
-    for p, m, v, g in zip(parameters, first_moments, second_moments, gradients, strict=True):
-        shape = _shape(p)
-        g.mul_(scale.view(shape))
-        p.mul_(decay.view(shape))
-        g.addcmul_(p, _column(table, Coefficient.L2, p))
-        m.mul_(_column(table, Coefficient.M_KEEP, p)).addcmul_(g, _column(table, Coefficient.M_TAKE, p))
-        v.mul_(_column(table, Coefficient.V_KEEP, p)).addcmul_(g * g, _column(table, Coefficient.V_TAKE, p))
-        nesterov, v_scale = _column(table, Coefficient.NESTEROV, p), _column(table, Coefficient.V_SCALE, p)
-        direction = torch.where(nesterov > 0, torch.addcmul(g, m, nesterov), m)
-        denominator = v.sqrt().mul_(v_scale).add_(_column(table, Coefficient.EPS, p))
-        change = direction.div_(torch.where(v_scale > 0, denominator, 1.0)).mul_(_column(table, Coefficient.RATE, p))
-        p.sub_(torch.where(active.view(shape), change, 0.0))
+    g.mul_(scale[:, None])
+    p.mul_(column(Coefficient.DECAY))
+    g.addcmul_(p, column(Coefficient.L2))
+    m.mul_(column(Coefficient.M_KEEP)).addcmul_(g, column(Coefficient.M_TAKE))
+    v.mul_(column(Coefficient.V_KEEP)).addcmul_(g * g, column(Coefficient.V_TAKE))
+    nesterov, v_scale = column(Coefficient.NESTEROV), column(Coefficient.V_SCALE)
+    direction = torch.where(nesterov > 0, torch.addcmul(g, m, nesterov), m)
+    denominator = v.sqrt().mul_(v_scale).add_(column(Coefficient.EPS))
+    p.sub_(direction.div_(torch.where(v_scale > 0, denominator, 1.0)).mul_(column(Coefficient.RATE)))
     return norm
-
-
-def _shape(like: Tensor) -> tuple[int, ...]:
-    return (len(like),) + (1,) * (like.dim() - 1)
-
-
-def _column(table: Tensor, column: Coefficient, like: Tensor) -> Tensor:
-    return table[:, column].view(_shape(like))

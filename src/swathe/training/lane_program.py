@@ -1,15 +1,10 @@
-"""The program of a lane block: forward, backward and update of K lanes as one graph, traced once and compiled.
-
-The graph is traced by `make_fx` down to plain tensor operations, so that a step has no `vmap`, no autograd and no
-module left in it; TorchInductor turns it into C++ or Triton, and without a compiler it is run as it is.
-"""
+"""The program of a lane block: a step of K lanes (forward, backward, update) as one graph, evaluation as another."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from swathe.training.lane_modules import BATCH_NORM_MOMENTUM, LaneBatchNorm, LaneDropout, replace_layers
+from swathe.training import streams
+from swathe.training.lane_graph import traced
+from swathe.training.lane_layout import Layout
+from swathe.training.lane_modules import LaneBatchNorm, LaneDropout, lane_operations, replace_layers
 from swathe.training.lane_optim import Coefficient, update
 from swathe.training.models import build
 from swathe.training.recipe import Model
 
-# A lane's part of every stacked tensor begins at a multiple of so many bytes: matrix products may depend on alignment
-# in their last bits, and a trial's numbers must not depend on its lane.
-_ALIGNMENT = 64
-# Programs kept by a process: the structures of one sweep, each in a few sizes.
+# Programs kept by a process: the structures of one sweep.
 _PROGRAMS = 16
 
 Tensors = list[Tensor]
+Graph = Callable[[Tensors], Tensors]
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What a program depends on: sizes, device and type, but no recipe's values.
+    """What a program depends on: sizes, device and type, but no recipe's values and not the number of lanes.
 
     `key` stands for `model`; `batch` is the examples of a step, `rows` those of an evaluation. `classes` is 0 for a
     regression. `threads` is torch's number, for which code is generated.
@@ -44,7 +38,7 @@ class Geometry:
 
     key: str
     model: Model = field(compare=False)
-    lanes: int
+    dropout: bool
     batch: int
     rows: int
     examples: int
@@ -58,158 +52,169 @@ class Geometry:
 
 @dataclass(slots=True)
 class Stack:
-    """The tensors of K lanes, each `[K, ...]`, which steps update in place.
+    """The tensors of K lanes: `parameters` and the two moments `[K, width]`, `buffers` `[K, width]`.
 
-    `masks` and `scales` are of the dropout layers: `keep` `[K, batch, *shape]` and 1 / (1 - p) `[K]`.
+    Of the dropout layers, `thresholds` `[K, layers]` are what `streams.keeps` takes, and `scales` are 1 / (1 - p).
     """
 
-    parameters: Tensors
-    first_moments: Tensors
-    second_moments: Tensors
-    buffers: Tensors
-    masks: Tensors
-    scales: Tensors
+    parameters: Tensor
+    first_moment: Tensor
+    second_moment: Tensor
+    buffers: Tensor
+    thresholds: Tensor
+    scales: Tensor
 
-    def saved(self) -> list[Tensors]:
+    def saved(self) -> Tensors:
         """Return what a lane's state consists of."""
-        return [self.parameters, self.first_moments, self.second_moments, self.buffers]
+        return [self.parameters, self.first_moment, self.second_moment, self.buffers]
+
+    def all(self) -> Tensors:
+        """Return what a step takes, and changes in place."""
+        return [*self.saved(), self.thresholds, self.scales]
+
+    def first(self, lanes: int) -> Stack:
+        """Return the first `lanes` of them, as views."""
+        return Stack(*(rows[:lanes] for rows in self.all()))
 
 
-class Program:
-    """The two graphs of a geometry, and the names of a lane's tensors; `note` says why they are not compiled."""
+class Network:
+    """The network of a geometry in the form that lanes take, and where its tensors lie."""
 
-    def __init__(self, geometry: Geometry, compiled: bool) -> None:
+    def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
-        self._network = _template(geometry)
+        self._module = _template(geometry)
+        state = self._module.state_dict()
         # In the order that a state dictionary has.
-        self.names = list(self._network.state_dict())
-        self.parameters = [name for name, _ in self._network.named_parameters()]
-        layers = list(self._network.named_modules())
+        self.names = list(state)
+        layers = list(self._module.named_modules())
         self._norms = [layer for _, layer in layers if isinstance(layer, LaneBatchNorm)]
         norms = [name for name, layer in layers if isinstance(layer, LaneBatchNorm)]
-        self.buffers = [f"{name}.{what}" for name in norms for what in ("running_mean", "running_var")]
-        self.dropouts = [name for name, layer in layers if isinstance(layer, LaneDropout)]
-        self.shapes = [layer.shape for _, layer in layers if isinstance(layer, LaneDropout)]
-        self.note = ""
-        stack = self.new_stack()
-        examples = _examples(geometry)
-        self._network.train()
-        step = [*self._flat(stack), *stack.masks, *stack.scales, *examples.step]
-        step_graph = _traced(self._step_graph, step)
-        self._network.eval()
-        evaluation = [*stack.parameters, *stack.buffers, *examples.evaluation]
-        evaluation_graph = _traced(self._evaluation_graph, evaluation)
-        self._step: Callable[..., Any] = step_graph
-        self._evaluation: Callable[..., Any] = evaluation_graph
-        if compiled:
-            try:
-                self._step = _compiled(step_graph, step, geometry.threads)
-                self._evaluation = _compiled(evaluation_graph, evaluation, geometry.threads)
-            except RuntimeError as error:
-                reason = " ".join(str(error).split())[:200]
-                self.note = f"lanes run uncompiled, as their program could not be compiled: {reason}"
+        buffers = [f"{name}.{what}" for name in norms for what in ("running_mean", "running_var")]
+        self.parameters = Layout.of(dict(self._module.named_parameters()))
+        self.buffers = Layout.of({name: state[name] for name in buffers})
+        self._dropouts = {name: layer for name, layer in layers if isinstance(layer, LaneDropout)}
 
-    def new_stack(self) -> Stack:
-        """Return the tensors of K lanes: parameters and moments 0, every dropout mask full."""
-        geometry, state = self.geometry, dict(self._network.state_dict())
-        lanes, device, dtype = geometry.lanes, geometry.device, geometry.dtype
+    @property
+    def dropouts(self) -> list[LaneDropout]:
+        """The layers whose masks are drawn, in order."""
+        return list(self._dropouts.values())
 
-        def zeros(names: Sequence[str]) -> Tensors:
-            return [_aligned(lanes, state[name].shape, dtype, device) for name in names]
+    @cached_property
+    def activations(self) -> int:
+        """How many numbers the layers give for one example."""
+        found: list[int] = []
+        leaves = [layer for layer in self._module.modules() if not list(layer.children())]
+        hooks = [layer.register_forward_hook(lambda _, __, out: found.append(out.numel())) for layer in leaves]
+        self._module.eval()
+        with torch.no_grad():
+            self._module(torch.zeros(1, self.geometry.features, dtype=self.geometry.dtype, device=self.geometry.device))
+        for hook in hooks:
+            hook.remove()
+        return sum(found)
 
-        keep = [torch.ones(lanes, geometry.batch, *shape, dtype=torch.bool, device=device) for shape in self.shapes]
-        scales = [torch.ones(lanes, dtype=dtype, device=device) for _ in self.shapes]
-        first, second = zeros(self.parameters), zeros(self.parameters)
-        return Stack(zeros(self.parameters), first, second, zeros(self.buffers), keep, scales)
+    def new_stack(self, lanes: int) -> Stack:
+        """Return the tensors of K lanes: parameters and moments 0, nothing dropped."""
+        device, dtype = self.geometry.device, self.geometry.dtype
 
-    def step(
-        self, stack: Stack, x: Tensor, y: Tensor, rows: Tensor, table: Tensor, active: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Train a step on the examples `rows` `[K * batch]` of `x` and `y`; returns losses and gradient norms `[K]`.
+        def zeros(layout: Layout) -> Tensor:
+            return torch.zeros(lanes, layout.width, dtype=dtype, device=device)
 
-        `table` is `[K, Coefficient]`. The parameters and buffers of a lane that is not `active` `[K]` stay as they are.
-        """
-        loss, norm = self._step(*self._flat(stack), *stack.masks, *stack.scales, x, y, rows, table, active)
-        return loss, norm
+        parameters, first, second = (zeros(self.parameters) for _ in range(3))
+        layers = (lanes, len(self._dropouts))
+        thresholds = torch.full(layers, streams.dropout_threshold(0.0), dtype=torch.int32, device=device)
+        scales = torch.ones(layers, dtype=dtype, device=device)
+        return Stack(parameters, first, second, zeros(self.buffers), thresholds, scales)
 
-    def evaluate(self, stack: Stack, x: Tensor, y: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each lane's sum of losses and number of right answers, over the rows that are `counted` `[rows]`."""
-        loss, right = self._evaluation(*stack.parameters, *stack.buffers, x, y, counted)
-        return loss, right
-
-    def _flat(self, stack: Stack) -> Tensors:
-        return [tensor for tensors in stack.saved() for tensor in tensors]
-
-    def _step_graph(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        rest = list(tensors)
-        parameters, first, second = (_take(rest, len(self.parameters)) for _ in range(3))
-        buffers = _take(rest, len(self.buffers))
-        masks, scales = (_take(rest, len(self.dropouts)) for _ in range(2))
-        x, y, rows, table, active = rest
-        batch = (self.geometry.lanes, self.geometry.batch)
+    def step(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Train a step; returns losses and gradient norms `[K]`, for the tensors of a stack and `_examples().step`."""
+        self._module.train()
+        parameters, first, second, buffers, thresholds, scales, x, y, rows, table, words = tensors
+        batch = (rows.shape[0], self.geometry.batch)
         with torch.enable_grad():
-            leaves = [tensor.detach().requires_grad_() for tensor in parameters]
-            outputs, statistics = self._forward(leaves, buffers, masks, scales, x[rows].view(*batch, -1))
-            loss = self._losses(outputs, y[rows].view(batch)).mean(1)
+            leaves = [tensor.detach().requires_grad_() for tensor in self.parameters.split(parameters)]
+            examples = x[rows.flatten()].view(*batch, -1)
+            masks = self._masks(words, thresholds, scales)
+            outputs, statistics = self._forward(leaves, self.buffers.split(buffers), masks, examples)
+            losses = self._losses(outputs, y[rows.flatten()].view(batch), table[:, Coefficient.SMOOTHING, None])
+            loss = losses.mean(1)
             gradients = torch.autograd.grad(loss.sum(), leaves)
-        norm = update(parameters, first, second, gradients, table, active)
-        for running, of_batch in zip(buffers, statistics, strict=True):
-            moved = running * (1 - BATCH_NORM_MOMENTUM) + of_batch * BATCH_NORM_MOMENTUM
-            running.copy_(torch.where(active[:, None], moved, running))
+        norm = update(parameters, first, second, self.parameters.join(list(gradients)), table)
+        if statistics:
+            momenta = [norm.momentum for norm in self._norms for _ in ("mean", "variance")]
+            moves = zip(self.buffers.split(buffers), statistics, momenta, strict=True)
+            buffers.copy_(self.buffers.join([old * (1 - momentum) + new * momentum for old, new, momentum in moves]))
         return loss.detach(), norm
 
-    def _evaluation_graph(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        rest = list(tensors)
-        parameters, buffers = _take(rest, len(self.parameters)), _take(rest, len(self.buffers))
-        x, y, counted = rest
-        outputs, _ = self._forward(parameters, buffers, [], [], x.expand(self.geometry.lanes, *x.shape))
-        losses = self._losses(outputs, y.expand(self.geometry.lanes, *y.shape))
+    def evaluate(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each lane's sum of losses and number of right answers over the rows that count."""
+        self._module.eval()
+        parameters, buffers, x, y, counted = tensors
+        lanes = parameters.shape[0]
+        split = self.parameters.split(parameters), self.buffers.split(buffers)
+        outputs, _ = self._forward(*split, {}, x.expand(lanes, *x.shape))
+        losses = self._losses(outputs, y.expand(lanes, *y.shape), None)
         loss = torch.where(counted, losses, 0.0).double().sum(1)
         return loss, ((outputs.argmax(2) == y) & counted).sum(1)
 
+    def _masks(self, words: Tensor, thresholds: Tensor, scales: Tensor) -> dict[str, Tensor]:
+        """Return what each dropout layer takes by its full name; a layer's own p comes before the recipe's."""
+        masks: dict[str, Tensor] = {}
+        for index, (name, layer) in enumerate(self._dropouts.items()):
+            shape = (self.geometry.batch, *layer.shape)
+            masks[f"{name}.keep"] = vmap(partial(streams.keeps, shape=shape))(words[:, index], thresholds[:, index])
+            masks[f"{name}.scale"] = scales[:, index]
+        return masks
+
     def _forward(
-        self, parameters: Tensors, buffers: Tensors, masks: Tensors, scales: Tensors, x: Tensor
+        self, parameters: Tensors, buffers: Tensors, masks: dict[str, Tensor], x: Tensor
     ) -> tuple[Tensor, Tensors]:
         """Return the outputs `[K, rows, outputs]` of `x` `[K, rows, features]`, and batch norm's statistics."""
-        names = [*self.parameters, *self.buffers]
-        for what, given in (("keep", masks), ("scale", scales)):
-            names += [f"{name}.{what}" for name, _ in zip(self.dropouts, given, strict=False)]
+        names = [*self.parameters.names, *self.buffers.names]
+        tensors = {**dict(zip(names, [*parameters, *buffers], strict=True)), **masks}
 
-        def one(tensors: Tensors, x: Tensor) -> tuple[Tensor, Tensors]:
-            outputs = functional_call(self._network, dict(zip(names, tensors, strict=True)), (x,))
+        def one(tensors: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensors]:
+            outputs = functional_call(self._module, tensors, (x,))
             statistics = [norm.statistics for norm in self._norms if norm.training]
             return outputs, [tensor for pair in statistics if pair is not None for tensor in pair]
 
-        outputs, statistics = vmap(one)([*parameters, *buffers, *masks, *scales], x)
+        with lane_operations():
+            outputs, statistics = vmap(one)(tensors, x)
         return outputs, statistics
 
-    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of each example `[K, rows]`."""
+    def _losses(self, outputs: Tensor, targets: Tensor, smoothing: Tensor | None) -> Tensor:
+        """Return the loss of each example `[K, rows]`; `smoothing` `[K, 1]` spreads a share of it over all classes."""
         if not self.geometry.classes:
             return (outputs.squeeze(2) - targets).square()
-        return F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+        logs = F.log_softmax(outputs, dim=2)
+        losses = -logs.gather(2, targets.unsqueeze(2)).squeeze(2)
+        if smoothing is None:
+            return losses
+        # Szegedy et al. 2016, section 7, as torch's cross entropy has it.
+        spread = -logs.mean(2)
+        return torch.where(smoothing > 0, losses + smoothing * (spread - losses), losses)
 
+    def graphs(self) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+        """Return the traced graphs of a step and of an evaluation, each with fake tensors for its inputs."""
+        stack, examples = self.new_stack(2), self._examples()
+        laned = [True] * len(stack.all())
+        step = traced(self.step, [*stack.all(), *examples.step], [*laned, False, False, True, True, True])
+        evaluation = [stack.parameters, stack.buffers, *examples.evaluation]
+        return step, traced(self.evaluate, evaluation, [True, True, False, False, False])
 
-@lru_cache(maxsize=_PROGRAMS)
-def program(geometry: Geometry, compiled: bool) -> Program:
-    """Return the program of a geometry; the last few of the process are kept."""
-    return Program(geometry, compiled)
+    def _examples(self) -> _Examples:
+        geometry = self.geometry
+        device, dtype = geometry.device, geometry.dtype
+        target = torch.int64 if geometry.classes else dtype
 
+        def part(rows: int) -> Tensors:
+            x = torch.zeros(rows, geometry.features, dtype=dtype, device=device)
+            return [x, torch.zeros(rows, dtype=target, device=device)]
 
-def no_compiler(cache: Path) -> str:
-    """Return one line when nothing can be compiled here, else "", with compiled artefacts to be kept beside `cache`."""
-    # Before the import, which may settle on a folder of its own.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.absolute().parent / "compiled"))
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
-        return (
-            "lanes run uncompiled, as there is no C++ compiler on this machine; with g++ they are several times faster."
-        )
-    return ""
+        rows = torch.zeros(2, geometry.batch, dtype=torch.int64, device=device)
+        table = torch.zeros(2, len(Coefficient), dtype=dtype, device=device)
+        words = torch.zeros(2, len(self._dropouts), 2, dtype=torch.int32, device=device)
+        counted = torch.ones(geometry.rows, dtype=torch.bool, device=device)
+        return _Examples([*part(geometry.examples), rows, table, words], [*part(geometry.rows), counted])
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,57 +225,60 @@ class _Examples:
     evaluation: Tensors
 
 
-def _examples(geometry: Geometry) -> _Examples:
-    device, dtype, lanes = geometry.device, geometry.dtype, geometry.lanes
-    target = torch.int64 if geometry.classes else dtype
+class Program:
+    """The two graphs of a geometry, ready to be run; `compiled` says by what."""
 
-    def part(rows: int) -> Tensors:
-        x = torch.zeros(rows, geometry.features, dtype=dtype, device=device)
-        return [x, torch.zeros(rows, dtype=target, device=device)]
+    def __init__(self, network: Network, step: Graph, evaluation: Graph, *, compiled: bool) -> None:
+        self.network = network
+        self.compiled = compiled
+        self._step = step
+        self._evaluation = evaluation
 
-    rows = torch.zeros(lanes * geometry.batch, dtype=torch.int64, device=device)
-    table = torch.zeros(lanes, len(Coefficient), dtype=dtype, device=device)
-    active, counted = (torch.ones(size, dtype=torch.bool, device=device) for size in (lanes, geometry.rows))
-    return _Examples([*part(geometry.examples), rows, table, active], [*part(geometry.rows), counted])
+    def step(
+        self, stack: Stack, x: Tensor, y: Tensor, rows: Tensor, table: Tensor, words: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Train a step on the examples `rows` `[K, batch]` of `x` and `y`; returns losses and gradient norms `[K]`.
+
+        `table` is `[K, Coefficient]` and `words` `[K, layers, 2]` what dropout masks are drawn from.
+        """
+        loss, norm = self._step([*stack.all(), x, y, rows, table, words])
+        return loss, norm
+
+    def evaluate(self, stack: Stack, x: Tensor, y: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each lane's sum of losses and number of right answers, over the rows that are `counted` `[rows]`."""
+        loss, right = self._evaluation([stack.parameters, stack.buffers, x, y, counted])
+        return loss, right
+
+
+@lru_cache(maxsize=_PROGRAMS)
+def eager_program(geometry: Geometry) -> Program:
+    """Return the program of a geometry as torch runs it, operation by operation; tracing takes a second."""
+    network = Network(geometry)
+    (step, _), (evaluation, _) = network.graphs()
+
+    def run(graph: Any) -> Graph:
+        @torch.no_grad()
+        def call(tensors: Tensors) -> Tensors:
+            return list(graph(*tensors))
+
+        return call
+
+    return Program(network, run(step), run(evaluation), compiled=False)
+
+
+@lru_cache(maxsize=_PROGRAMS)
+def compiled_program(geometry: Geometry, folder: Path) -> Program:
+    """Return the compiled program of a geometry, which `lane_compiler` has put into `folder`."""
+    from swathe.training.lane_compiler import load
+
+    step, evaluation = load(folder, geometry.device)
+    return Program(Network(geometry), step, evaluation, compiled=True)
 
 
 def _template(geometry: Geometry) -> nn.Module:
     outputs, generator = geometry.classes or 1, torch.Generator()
-    # Any dropout: the layers are there for all lanes, and a lane without dropout has masks of ones.
-    network = build(geometry.model, geometry.features, outputs, geometry.image_shape, 0.5, generator)
+    # Which p does not matter: a lane's own is in its masks.
+    dropout = 0.5 if geometry.dropout else 0.0
+    network = build(geometry.model, geometry.features, outputs, geometry.image_shape, dropout, generator)
     replace_layers(network)
     return network.to(geometry.device, geometry.dtype)
-
-
-def _aligned(lanes: int, shape: torch.Size, dtype: torch.dtype, device: str) -> Tensor:
-    unit = _ALIGNMENT // dtype.itemsize
-    stride = -(-shape.numel() // unit) * unit
-    whole = torch.zeros(lanes, stride, dtype=dtype, device=device)
-    return whole[:, : shape.numel()].view(lanes, *shape)
-
-
-def _take(tensors: Tensors, count: int) -> Tensors:
-    taken = tensors[:count]
-    del tensors[:count]
-    return taken
-
-
-@torch.no_grad()
-def _traced(graph: Callable[..., Any], examples: Tensors) -> GraphModule:
-    return make_fx(graph, tracing_mode="fake")(*examples)
-
-
-@torch.no_grad()
-def _compiled(graph: GraphModule, examples: Tensors, threads: int) -> Callable[..., Any]:
-    import torch._inductor
-    from torch._guards import TracingContext, tracing
-    from torch._inductor import config
-    from torch._subclasses import FakeTensorMode
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-    # Inductor's cache on disk takes only graphs that were traced with an environment of shapes.
-    context = TracingContext(FakeTensorMode(shape_env=ShapeEnv()))
-    # The number of threads is written into the code, so it must be part of what the cache knows it by.
-    with tracing(context), config.patch({"cpp.threads": threads, "compile_threads": 1}):
-        compiled: Callable[..., Any] = torch._inductor.compile(graph, list(examples))
-    return compiled

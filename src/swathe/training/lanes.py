@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from swathe.errors import BadInputError, bad_value
-from swathe.training import streams
-from swathe.training.data import load
+from swathe.training import lane_compiler, streams
+from swathe.training.data import Dataset, load
 from swathe.training.lane_optim import Coefficient, coefficients
-from swathe.training.lane_program import Geometry, Stack, no_compiler, program
+from swathe.training.lane_program import Geometry, Program, Stack, compiled_program, eager_program
 from swathe.training.models import build
 from swathe.training.recipe import Recipe, check
 from swathe.training.schedule import EarlyStopping, LearningRate
@@ -29,7 +30,9 @@ from swathe.training.structure import can_lane, structural_key
 # lane only. No lane has such an end when its examples are a multiple of this.
 _WHOLE_ROWS = 32
 
-__all__ = ["LaneBlock", "LaneReport", "LaneState", "can_lane", "structural_key"]
+__all__ = ["LaneBlock", "LaneReport", "LaneState", "can_lane", "geometry_of", "structural_key"]
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class LaneState:
     """A trial between two epochs: all that goes on with it, on the CPU, in any block of its structural key.
 
     `epoch` is the last one done and `seconds` what they took; `tensors` are the parameters, the two moments and the
-    buffers.
+    buffers, each one row.
     """
 
     epoch: int
@@ -62,7 +65,7 @@ class LaneState:
     tensors: tuple[Tensor, ...]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Lane:
     tag: int
     recipe: Recipe
@@ -71,16 +74,24 @@ class _Lane:
     epoch: int = 0
     seconds: float = 0.0
     finished: bool = False
+    # Its rows, once it is finished and its lane in the stack is another's.
+    kept: tuple[Tensor, ...] = ()
+
+
+# The lanes of one step, their losses and their gradients' norms `[K]`.
+_Step = tuple[list[_Lane], Tensor, Tensor]
 
 
 class LaneBlock:
-    """K lanes on one device for trials whose recipes have one structural key, trained an epoch at a time.
+    """At most K lanes on one device for trials whose recipes have one structural key, trained an epoch at a time.
 
-    A trial's numbers are a function of its recipe, and in their last bits of K and the program: not of its lane, of
-    when it was admitted, or of what its neighbours do (uncompiled on a CPU: with one thread, as torch then splits
-    tensors among threads wherever it likes). They are those of `Solo` up to rounding. `note` is one line
-    when the lanes are not compiled although they were to be, else "". Constructing a block traces and compiles its
-    program, unless the process has it. Raises `BadInputError` for a recipe or data that is refused.
+    A trial's numbers are a function of its recipe, and in their last bits of the program, compiled or not: they do not
+    depend on K, on its lane, on when it was admitted, or on what its neighbours do (uncompiled on a CPU: with one
+    thread, as torch then splits tensors among threads wherever it likes). They are those of `Solo` up to rounding.
+    A step costs what its live lanes cost: a lane that is free takes no time.
+
+    Compiled, the program is made when it is not on disk yet, which takes some twenty seconds; `note` is one line when
+    lanes were to be compiled and are not, else "". Raises `BadInputError` for a recipe or data that is refused.
     """
 
     def __init__(
@@ -98,67 +109,59 @@ class LaneBlock:
             raise BadInputError(reason)
         self.key = structural_key(recipe)
         self.dataset = load(recipe.data, cache)
-        self.note = no_compiler(cache) if compiled else ""
-        self._compiled = compiled and not self.note
         self._data = self.dataset.to(device)
-        examples, features = self._data.train_x.shape
-        validation = len(self._data.val_x)
-        self._geometry = Geometry(
-            key=self.key,
-            model=recipe.model,
-            lanes=lanes,
-            batch=examples if recipe.batch_size == "full" else min(int(recipe.batch_size), examples),
-            # Parts of one size, so that one program evaluates them all.
-            rows=_whole(math.ceil(validation / math.ceil(validation / EVALUATION_ROWS))),
-            examples=examples,
-            features=features,
-            classes=self._data.classes,
-            image_shape=self._data.image_shape,
-            device=device,
-            dtype=dtype,
-            threads=torch.get_num_threads(),
-        )
-        self._steps = examples // self._geometry.batch
+        self._geometry = geometry_of(recipe, self.dataset, device, dtype)
+        self._steps = self._geometry.examples // self._geometry.batch
         self._train = (self._data.train_x.to(dtype), self._typed(self._data.train_y))
         self._validation = list(self._validation_parts())
+        self.note = ""
+        if compiled:
+            self.note = lane_compiler.no_compiler() or lane_compiler.compile_now(self._geometry, cache)
+        self._program: Program
+        if compiled and not self.note:
+            folder = lane_compiler.program_folder(self._geometry, cache)
+            self._program = compiled_program(self._geometry, folder)
+        else:
+            self._program = eager_program(self._geometry)
+        self._network = self._program.network
+        # Uncompiled, torch computes what fills no vector of elements by other code, at the end of a tensor: where a
+        # lane's examples are no whole vectors, one lane more, which no trial gets, has the end of every tensor.
+        self._spare = 1 if self._geometry.batch % _WHOLE_ROWS and not self.compiled else 0
+        # Those that train, each by its row in the stack, and those that are finished.
+        self._live: list[_Lane] = []
+        self._finished: list[_Lane] = []
         self._resize(lanes)
 
     def _resize(self, lanes: int) -> None:
         if lanes < 1:
             raise bad_value("lanes", lanes, "an integer, at least 1")
-        self._geometry = replace(self._geometry, lanes=lanes)
-        if self._compiled:
-            self._program = program(self._geometry, True)
-            self.note = self._program.note
-            self._compiled = not self.note
-        if not self._compiled:
-            # Where it takes one lane more, which no trial gets, has the end of every tensor.
-            spare = 1 if self._geometry.batch % _WHOLE_ROWS else 0
-            self._geometry = replace(self._geometry, lanes=lanes + spare)
-            self._program = program(self._geometry, False)
-        self._stack: Stack = self._program.new_stack()
-        self._lanes: list[_Lane | None] = [None] * lanes
-        self._active = torch.zeros(self._geometry.lanes, dtype=torch.bool, device=self._geometry.device)
+        self._capacity = lanes
+        self._stack: Stack = self._network.new_stack(lanes + self._spare)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the lanes run a compiled program."""
+        return self._program.compiled
 
     @property
     def lanes(self) -> int:
         """The number of lanes, K."""
-        return len(self._lanes)
+        return self._capacity
 
     @property
     def free(self) -> int:
         """How many trials can be admitted."""
-        return self._lanes.count(None)
+        return self._capacity - len(self._live) - len(self._finished)
 
     @property
     def tags(self) -> list[int]:
-        """The trials that the next epoch trains, by lane."""
-        return [lane.tag for _, lane in self._live()]
+        """The trials that the next epoch trains."""
+        return [lane.tag for lane in self._live]
 
     @property
     def occupancy(self) -> float:
         """The share of lanes that the next epoch trains."""
-        return len(self.tags) / self.lanes
+        return len(self._live) / self._capacity
 
     def admit(self, recipe: Recipe, tag: int, state: LaneState | None = None) -> None:
         """Put a trial into a free lane, from its start or from `state`.
@@ -168,115 +171,153 @@ class LaneBlock:
         check(recipe)
         if structural_key(recipe) != self.key:
             raise BadInputError(f"trial {tag} has another structural key than the block: {structural_key(recipe)}.")
-        if any(lane is not None and lane.tag == tag for lane in self._lanes):
+        if any(lane.tag == tag for lane in (*self._live, *self._finished)):
             raise BadInputError(f"trial {tag} is in the block already.")
-        if None not in self._lanes:
+        if not self.free:
             raise BadInputError(f"trial {tag} finds no free lane of {self.lanes}.")
-        index, stack = self._lanes.index(None), self._stack
+        index, stack = len(self._live), self._stack
         if state is None:
             regularization = recipe.regularization
             rate = LearningRate(recipe.schedule, recipe.optim.lr, self._steps, recipe.epochs)
             stopping = EarlyStopping(regularization.patience, regularization.min_delta)
-            self._lanes[index] = _Lane(tag, recipe, rate, stopping)
+            lane = _Lane(tag, recipe, rate, stopping)
             self._initialise(recipe, index)
         else:
             rate, stopping = replace(state.rate), replace(state.stopping)
-            self._lanes[index] = _Lane(tag, recipe, rate, stopping, state.epoch, state.seconds, state.finished)
-            places = [tensor for tensors in stack.saved() for tensor in tensors]
-            for place, value in zip(places, state.tensors, strict=True):
+            lane = _Lane(tag, recipe, rate, stopping, state.epoch, state.seconds, state.finished, state.tensors)
+            if lane.finished:
+                self._finished.append(lane)
+                return
+            for place, value in zip(stack.saved(), state.tensors, strict=True):
                 place[index] = value
-        # By the operation that `models.Dropout` uses, for the same bits.
-        scale = torch.ones(1, dtype=self._geometry.dtype).div_(1 - recipe.regularization.dropout)
-        for keep, scales in zip(stack.masks, stack.scales, strict=True):
-            keep[index] = True
-            scales[index] = scale[0]
+        for position, layer in enumerate(self._network.dropouts):
+            p = recipe.regularization.dropout if layer.p is None else layer.p
+            stack.thresholds[index, position] = streams.dropout_threshold(p)
+            stack.scales[index, position] = 1 / (1 - p)
+        self._live.append(lane)
 
     def epoch(self, should_stop: Callable[[int], bool]) -> list[LaneReport]:
         """Train every live lane for one epoch, evaluate it, and report.
 
-        `should_stop(tag)` is asked at every `CHECK_STEPS`th step, from the first on: a lane that is told to stop has
-        no report and is free afterwards. A lane whose report says `finished` keeps its state until its release.
+        `should_stop(tag)` is asked before every step: a lane that is told to stop has no report and is free at once.
+        A lane whose report says `finished` keeps its state until its release.
         """
-        live = self._live()
-        if not live:
+        epoch = list(self._live)
+        if not epoch:
             return []
         began = time.perf_counter()
-        self._active.fill_(False)
-        for index, lane in live:
+        for lane in epoch:
             lane.epoch += 1
-            self._active[index] = True
-        losses, norms, lengths = self._train_epoch(live, should_stop)
+        history = _by_lane(self._train_epoch(should_stop))
+        trained = [lane for lane in epoch if lane in self._live or lane in self._finished]
+        if not trained:
+            return []
         training_seconds = time.perf_counter() - began
-        validation = self._evaluate()
-        spent = (time.perf_counter() - began) / len(live)
+        validation = dict(zip(self.tags, self._evaluate(), strict=True)) if self._live else {}
+        spent = (time.perf_counter() - began) / len(trained)
         reports = []
-        for index, lane in live:
-            length = lengths.get(index, self._steps)
-            if length == 0:
-                self.release(lane.tag)
-                continue
+        for lane in trained:
+            losses, norms = history[lane.tag]
             lane.seconds += spent
-            train_loss = float(losses[index, :length].mean())
-            val_loss, val_accuracy = validation[index]
-            if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
-                val_loss = val_accuracy = math.nan
+            steps = len(losses)
             metrics = {
-                "train_loss": train_loss,
-                "val_loss": val_loss,
-                "lr": lane.rate.at((lane.epoch - 1) * self._steps + length - 1),
-                "grad_norm": float(norms[index, :length].mean()),
-                "grad_norm_max": float(norms[index, :length].max()),
-                "examples_per_second": length * self._geometry.batch * len(live) / training_seconds,
+                **self._scored(float(losses.mean()), *validation.get(lane.tag, (math.nan, math.nan))),
+                "lr": lane.rate.at((lane.epoch - 1) * self._steps + steps - 1),
+                "grad_norm": float(norms.mean()),
+                "grad_norm_max": float(norms.max()),
+                "examples_per_second": steps * self._geometry.batch * len(trained) / training_seconds,
                 "seconds": lane.seconds,
             }
-            if self._data.classes:
-                metrics["val_accuracy"] = val_accuracy
+            val_loss = metrics["val_loss"]
             # In this order as in `Solo`: what is not finite never reaches the schedule.
             over = not math.isfinite(val_loss) or lane.stopping.is_over(val_loss)
             if not over:
                 lane.rate.end_epoch(val_loss)
-            lane.finished = over or lane.epoch == lane.recipe.epochs
+            if over or lane.epoch == lane.recipe.epochs:
+                self._finish(lane)
             reports.append(LaneReport(lane.tag, lane.epoch, metrics, spent, lane.finished))
         return reports
 
     def release(self, tag: int) -> None:
         """Free a trial's lane; raises `BadInputError` when it has none, as do all that take a tag."""
-        self._lanes[self._index(tag)] = None
+        lane = self._lane(tag)
+        if lane in self._live:
+            self._take_out(lane)
+        else:
+            self._finished.remove(lane)
 
     def state_dict(self, tag: int) -> dict[str, Tensor]:
         """Return a copy of a trial's parameters and buffers on the CPU, by the names that `Solo.state_dict` has."""
-        index = self._index(tag)
-        named = [*zip(self._program.parameters, self._stack.parameters, strict=True)]
-        named += zip(self._program.buffers, self._stack.buffers, strict=True)
-        state = {name: stacked[index].cpu().clone() for name, stacked in named}
-        return {name: state[name] for name in self._program.names}
+        network = self._network
+        parameters, _, _, buffers = self._rows(self._lane(tag))
+        state: dict[str, Tensor] = {}
+        for layout, row in ((network.parameters, parameters), (network.buffers, buffers)):
+            state |= {name: value[0].clone() for name, value in zip(layout.names, layout.split(row[None]), strict=True)}
+        return {name: state[name] for name in network.names}
 
     def cut(self, tag: int) -> LaneState:
         """Return a copy of a trial's state, which `admit` continues from bit for bit; its lane stays taken."""
-        index = self._index(tag)
-        lane = self._lanes[index]
-        assert lane is not None
-        tensors = tuple(stacked[index].cpu().clone() for part in self._stack.saved() for stacked in part)
-        return LaneState(lane.epoch, lane.seconds, lane.finished, replace(lane.rate), replace(lane.stopping), tensors)
+        lane = self._lane(tag)
+        rate, stopping = replace(lane.rate), replace(lane.stopping)
+        return LaneState(lane.epoch, lane.seconds, lane.finished, rate, stopping, self._rows(lane))
 
     def shrink(self, lanes: int) -> None:
-        """Move all trials into a block of fewer lanes; raises `BadInputError` when they do not fit."""
-        taken = [lane for lane in self._lanes if lane is not None]
-        if len(taken) > lanes:
-            raise bad_value("lanes", lanes, f"at least {len(taken)}, as so many trials are in the block")
-        moved = [(lane, self.cut(lane.tag)) for lane in taken]
+        """Give the block another number of lanes; raises `BadInputError` when its trials do not fit."""
+        taken = len(self._live) + len(self._finished)
+        if taken > lanes:
+            raise bad_value("lanes", lanes, f"at least {taken}, as so many trials are in the block")
+        before, live = self._stack, len(self._live)
         self._resize(lanes)
-        for lane, state in moved:
-            self.admit(lane.recipe, lane.tag, state)
+        for rows, old in zip(self._stack.all(), before.all(), strict=True):
+            rows[:live] = old[:live]
 
-    def _live(self) -> list[tuple[int, _Lane]]:
-        return [(index, lane) for index, lane in enumerate(self._lanes) if lane is not None and not lane.finished]
+    def step_to_time(self) -> Callable[[], None]:
+        """Return a function that trains the live lanes for one step, again and again the same: only its time counts."""
+        lanes = list(self._live)
+        for lane in lanes:
+            lane.epoch = 1
+        order, table, words = self._order(lanes), self._table(lanes), self._words(lanes)
+        x, y = self._train
+        stack = self._stack.first(len(self._live) + self._spare)
 
-    def _index(self, tag: int) -> int:
-        for index, lane in enumerate(self._lanes):
-            if lane is not None and lane.tag == tag:
-                return index
+        def step() -> None:
+            self._program.step(stack, x, y, order[0], table[0], words[0])
+
+        return step
+
+    def _lane(self, tag: int) -> _Lane:
+        for lane in (*self._live, *self._finished):
+            if lane.tag == tag:
+                return lane
         raise BadInputError(f"trial {tag} is not in the block.")
+
+    def _rows(self, lane: _Lane) -> tuple[Tensor, ...]:
+        """Return a copy of a lane's rows, on the CPU."""
+        if lane.finished:
+            return lane.kept
+        index = self._live.index(lane)
+        return tuple(rows[index].cpu().clone() for rows in self._stack.saved())
+
+    def _finish(self, lane: _Lane) -> None:
+        """Take a lane out of those that train and keep what it ended with."""
+        lane.kept = self._rows(lane)
+        lane.finished = True
+        self._take_out(lane)
+        self._finished.append(lane)
+
+    def _take_out(self, lane: _Lane) -> None:
+        """Give a lane's row to the last one, so that those that train lie side by side."""
+        index, last = self._live.index(lane), len(self._live) - 1
+        for rows in self._stack.all():
+            rows[index] = rows[last]
+        self._live[index] = self._live[last]
+        self._live.pop()
+
+    def _scored(self, train_loss: float, val_loss: float, val_accuracy: float) -> dict[str, float]:
+        if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
+            val_loss = val_accuracy = math.nan
+        scores = {"train_loss": train_loss, "val_loss": val_loss}
+        return {**scores, "val_accuracy": val_accuracy} if self._data.classes else scores
 
     def _typed(self, targets: Tensor) -> Tensor:
         return targets if self._data.classes else targets.to(self._geometry.dtype)
@@ -292,85 +333,112 @@ class LaneBlock:
 
     def _initialise(self, recipe: Recipe, index: int) -> None:
         """Give a lane the parameters that `Solo` starts from."""
-        geometry, stack = self._geometry, self._stack
+        geometry, stack, network = self._geometry, self._stack, self._network
         generator = streams.generator(recipe.seed, Stream.INIT)
-        network = build(recipe.model, geometry.features, geometry.classes or 1, geometry.image_shape, 0.0, generator)
-        state = network.state_dict()
-        named = [*zip(self._program.parameters, stack.parameters, strict=True)]
-        named += zip(self._program.buffers, stack.buffers, strict=True)
-        for name, stacked in named:
-            stacked[index] = state[name]
-        for moment in (*stack.first_moments, *stack.second_moments):
-            moment[index] = 0
+        module = build(recipe.model, geometry.features, geometry.classes or 1, geometry.image_shape, 0.0, generator)
+        state = module.state_dict()
+        for rows in stack.saved():
+            rows[index] = 0
+        for layout, rows in ((network.parameters, stack.parameters), (network.buffers, stack.buffers)):
+            for name, place in zip(layout.names, layout.split(rows[index : index + 1]), strict=True):
+                place[0] = state[name]
 
-    def _train_epoch(
-        self, live: list[tuple[int, _Lane]], should_stop: Callable[[int], bool]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[int, int]]:
-        """Return losses and norms `[K, steps]`, and how many steps count of the lanes that did not do all."""
-        order, table = self._order(live), self._table(live)
+    def _train_epoch(self, should_stop: Callable[[int], bool]) -> list[_Step]:
+        """Train the live lanes and return what each step gave; lanes that are to stop are free at once."""
+        history: list[_Step] = []
+        lanes = list(self._live)
+        order, table, words = self._order(lanes), self._table(lanes), self._words(lanes)
         x, y = self._train
-        lengths: dict[int, int] = {}
-        losses: list[Tensor] = []
-        norms: list[Tensor] = []
-        draws = [(index, lane) for index, lane in live if lane.recipe.regularization.dropout and self._stack.masks]
+        stack = self._stack.first(len(self._live) + self._spare)
         for step in range(self._steps):
-            if step % CHECK_STEPS == 0:
-                for index, lane in live:
-                    if lengths.get(index) != 0 and should_stop(lane.tag):
-                        self._end(lengths, index, 0)
-            for index, lane in draws:
-                if index not in lengths:
-                    self._draw_masks(index, lane, step)
-            loss, norm = self._program.step(self._stack, x, y, order[step], table[step], self._active)
-            losses.append(loss)
-            norms.append(norm)
+            for lane in [lane for lane in self._live if should_stop(lane.tag)]:
+                self._take_out(lane)
+            if len(lanes) != len(self._live):
+                # What is left of the epoch, for the lanes that are left, in the order in which they now lie.
+                places = [lanes.index(lane) for lane in self._live]
+                lanes = list(self._live)
+                if not lanes:
+                    break
+                spared = places + list(range(order.shape[1] - self._spare, order.shape[1]))
+                order, table, words = order[:, spared], table[:, spared], words[:, spared]
+                stack = self._stack.first(len(self._live) + self._spare)
+            loss, norm = self._program.step(stack, x, y, order[step], table[step], words[step])
+            history.append((lanes, loss, norm))
             if step % CHECK_STEPS == CHECK_STEPS - 1:
                 finite = loss.isfinite().tolist()
-                for index, _ in live:
-                    if not finite[index] and index not in lengths:
-                        self._end(lengths, index, step + 1)
-            if len(lengths) == len(live):
-                break
-        whole = [torch.stack(values, dim=1).cpu().double().numpy() for values in (losses, norms)]
-        return whole[0], whole[1], lengths
+                for lane in [lane for lane, fine in zip(lanes, finite, strict=False) if not fine]:
+                    self._finish(lane)
+        return history
 
-    def _end(self, lengths: dict[int, int], index: int, length: int) -> None:
-        lengths[index] = length
-        self._active[index] = False
-
-    def _order(self, live: list[tuple[int, _Lane]]) -> Tensor:
-        """Return the examples of each step, `[steps, K * batch]`; a lane that is not live repeats the first one."""
+    def _order(self, lanes: list[_Lane]) -> Tensor:
+        """Return the examples of each step, `[steps, K, batch]`; a spare lane repeats the first one."""
         batch, examples = self._geometry.batch, self._geometry.examples
-        order = torch.zeros(self._steps, self._geometry.lanes, batch, dtype=torch.int64)
-        for index, lane in live:
+        order = torch.zeros(self._steps, len(lanes) + self._spare, batch, dtype=torch.int64)
+        for index, lane in enumerate(lanes):
             shuffle = streams.generator(lane.recipe.seed, Stream.ORDER, lane.epoch)
             permutation = torch.randperm(examples, generator=shuffle)
             order[:, index] = permutation[: self._steps * batch].view(self._steps, batch)
-        return order.flatten(1).to(self._geometry.device)
+        return order.to(self._geometry.device)
 
-    def _table(self, live: list[tuple[int, _Lane]]) -> Tensor:
+    def _table(self, lanes: list[_Lane]) -> Tensor:
         """Return the coefficients of each step and lane, `[steps, K, Coefficient]`."""
-        table = np.zeros((self._steps, self._geometry.lanes, len(Coefficient)))
-        for index, lane in live:
+        table = np.zeros((self._steps, len(lanes) + self._spare, len(Coefficient)))
+        for index, lane in enumerate(lanes):
             first = (lane.epoch - 1) * self._steps
             rates = [lane.rate.at(step) for step in range(first, first + self._steps)]
             table[:, index] = coefficients(lane.recipe, first, rates)
         return torch.from_numpy(table).to(self._geometry.device, self._geometry.dtype)
 
-    def _draw_masks(self, index: int, lane: _Lane, step: int) -> None:
-        """Draw a lane's masks as `Solo` does: all layers of a step from one stream, in order."""
-        p, batch, device = lane.recipe.regularization.dropout, self._geometry.batch, self._geometry.device
-        generator = streams.generator(lane.recipe.seed, Stream.DROPOUT, lane.epoch, step, device)
-        for keep, shape in zip(self._stack.masks, self._program.shapes, strict=True):
-            torch.ge(torch.rand(batch, *shape, generator=generator, device=device), p, out=keep[index])
+    def _words(self, lanes: list[_Lane]) -> Tensor:
+        """Return what each step's dropout masks are drawn from, as `Solo` has them: `[steps, K, layers, 2]`."""
+        layers = len(self._network.dropouts)
+        words = np.zeros((self._steps, len(lanes) + self._spare, layers, 2), dtype=np.int32)
+        for index, lane in enumerate(lanes if layers else ()):
+            words[:, index] = streams.dropout_words(lane.recipe.seed, lane.epoch, self._steps, layers)
+        return torch.from_numpy(words).to(self._geometry.device)
 
     def _evaluate(self) -> list[tuple[float, float]]:
-        """Return each lane's mean loss and accuracy on the validation part."""
-        losses, right = zip(*(self._program.evaluate(self._stack, *part) for part in self._validation), strict=True)
+        """Return the mean loss and the accuracy of each lane that trains on the validation part."""
+        stack = self._stack.first(len(self._live) + self._spare)
+        losses, right = zip(*(self._program.evaluate(stack, *part) for part in self._validation), strict=True)
         total = len(self._data.val_y)
         mean = (torch.stack(losses).sum(0) / total).tolist()
         accuracy = (torch.stack(right).sum(0).double() / total).tolist()
-        return list(zip(mean, accuracy, strict=True))
+        return list(zip(mean, accuracy, strict=True))[: len(self._live)]
+
+
+def _by_lane(history: list[_Step]) -> dict[int, tuple[Array, Array]]:
+    """Return each lane's losses and norms `[steps]` by its tag."""
+    found: dict[int, list[Array]] = {}
+    # As long as the lanes stay the same, so does the list.
+    for _, steps in itertools.groupby(history, key=lambda step: id(step[0])):
+        lanes, losses, norms = zip(*steps, strict=True)
+        both = torch.stack([torch.stack(losses), torch.stack(norms)]).cpu().double().numpy()
+        for index, lane in enumerate(lanes[0]):
+            found.setdefault(lane.tag, []).append(both[:, :, index])
+    return {tag: tuple(np.concatenate(parts, axis=1)) for tag, parts in found.items()}
+
+
+def geometry_of(recipe: Recipe, dataset: Dataset, device: str, dtype: torch.dtype = torch.float32) -> Geometry:
+    """Return what the program of a recipe's blocks depends on."""
+    data = dataset.to(device)
+    examples, features = data.train_x.shape
+    validation = len(data.val_x)
+    return Geometry(
+        key=structural_key(recipe),
+        model=recipe.model,
+        dropout=recipe.regularization.dropout > 0,
+        batch=examples if recipe.batch_size == "full" else min(int(recipe.batch_size), examples),
+        # Parts of one size, so that one program evaluates them all.
+        rows=_whole(math.ceil(validation / math.ceil(validation / EVALUATION_ROWS))),
+        examples=examples,
+        features=features,
+        classes=data.classes,
+        image_shape=data.image_shape,
+        device=device,
+        dtype=dtype,
+        threads=torch.get_num_threads(),
+    )
 
 
 def _whole(rows: int) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from swathe.errors import bad_value
 from swathe.training.recipe import CNN, MLP, Model
+from swathe.training.streams import dropout_threshold, keeps
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
@@ -29,10 +30,12 @@ Layer = tuple[str, nn.Module]
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe & Szegedy 2015) over all axes but the second, `[batch, features, ...]`.
 
-    As torch's with momentum 0.1, without its counter of batches; the running statistics are plain buffers, which a
-    caller may replace.
+    As torch's with its default momentum, without its counter of batches; the running statistics are plain buffers,
+    which a caller may replace.
     """
 
+    momentum = 0.1
+    eps = 1e-5
     running_mean: Tensor
     running_var: Tensor
 
@@ -44,9 +47,8 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, momentum=0.1, eps=1e-5
-        )
+        state = (self.running_mean, self.running_var, self.weight, self.bias)
+        return F.batch_norm(x, *state, self.training, self.momentum, self.eps)
 
 
 class Dropout(nn.Module):
@@ -64,10 +66,10 @@ class Dropout(nn.Module):
         self.shape = shape
         self.register_buffer("mask", torch.ones(1, *shape), persistent=False)
 
-    def draw(self, batch: int, generator: torch.Generator) -> None:
-        """Draw the mask `[batch, *shape]` of the next step: 0 with probability p, else 1 / (1 - p)."""
-        uniform = torch.rand(batch, *self.shape, generator=generator, device=generator.device)
-        self.mask = uniform.ge_(self.p).div_(1 - self.p)
+    def draw(self, batch: int, words: Tensor) -> None:
+        """Draw the mask `[batch, *shape]` of the next step: 0 with probability p, else 1 / (1 - p); see `streams`."""
+        keep = keeps(words, dropout_threshold(self.p), (batch, *self.shape))
+        self.mask = keep.to(torch.get_default_dtype()) * (1 / (1 - self.p))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.mask if self.training else x
@@ -79,13 +81,13 @@ def build(
     outputs: int,
     image_shape: tuple[int, int, int] | None,
     dropout: float,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
 ) -> nn.Sequential:
     """Build a network `[batch, inputs] -> [batch, outputs]` on the CPU, initialised from `generator` alone.
 
-    `image_shape` is [channels, height, width] of an example, None for a table. The layers' names, and so the keys
-    of the state, do not depend on norm, activation and dropout. Raises `BadInputError` for convolutions without an
-    image, or with more poolings than its sides allow.
+    Without a generator the weights are memory that nobody has written to. `image_shape` is [channels, height, width]
+    of an example, None for a table. The layers' names, and so the keys of the state, do not depend on norm, activation
+    and dropout. Raises `BadInputError` for convolutions without an image, or with more poolings than its sides allow.
     """
     match model:
         case CNN():
@@ -96,7 +98,8 @@ def build(
         case _:
             raise bad_value("model.name", model.name, "mlp, cnn")
     network = nn.Sequential(OrderedDict(layers))
-    initialise(network, model.init, generator)
+    if generator is not None:
+        initialise(network, model.init, generator)
     return network
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from swathe.training.recipe import Adam, Momentum, Optim, Regularization, RMSprop
+from swathe.training.recipe import Adagrad, Adam, Momentum, Optim, Regularization, RMSprop
 
 ADAMW_WEIGHT_DECAY = 0.01
 
@@ -71,6 +71,8 @@ def _torch_optimizer(flat: nn.Parameter, optim: Optim, l2: float) -> torch.optim
             return torch.optim.Adam([flat], lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=l2, fused=True)
         case RMSprop(lr=lr, alpha=alpha, eps=eps):
             return torch.optim.RMSprop([flat], lr=lr, alpha=alpha, eps=eps, weight_decay=l2)
+        case Adagrad(lr=lr, eps=eps):
+            return torch.optim.Adagrad([flat], lr=lr, eps=eps, weight_decay=l2, fused=True)
         case Momentum(name=name, lr=lr, momentum=momentum):
             nesterov = name == "nesterov"
             return torch.optim.SGD([flat], lr, momentum, weight_decay=l2, nesterov=nesterov, fused=True)

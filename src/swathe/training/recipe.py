@@ -90,6 +90,15 @@ class RMSprop(Optim):
 
 
 @dataclass
+class Adagrad(Optim):
+    """Adagrad (Duchi et al. 2011)."""
+
+    name: str = "adagrad"
+    lr: float = 0.01
+    eps: float = 1e-10
+
+
+@dataclass
 class Adam(Optim):
     """Adam (Kingma & Ba 2015); named `adamw`, its decoupled decay defaults to 0.01 (Loshchilov & Hutter 2019)."""
 
@@ -142,7 +151,8 @@ class Regularization:
     `l1`, `l2`: coefficients whose gradient is added to the loss's (l2 as torch's `weight_decay` of SGD and Adam).
     `weight_decay`: decoupled (AdamW's); None means 0.01 for adamw and 0 for the others, as in torch.
     `clip_norm`: bound of the global gradient norm. `patience`: epochs without an improvement of validation
-    loss by more than `min_delta` after which the run ends early.
+    loss by more than `min_delta` after which the run ends early. `label_smoothing`: the share of the target that is
+    spread over all classes (Szegedy et al. 2016, section 7), in the training loss alone.
     """
 
     l1: float = 0.0
@@ -152,6 +162,7 @@ class Regularization:
     clip_norm: float | None = None
     patience: int | None = None
     min_delta: float = 0.0
+    label_smoothing: float = 0.0
 
 
 MODELS: dict[str, type[Model]] = {"mlp": MLP, "cnn": CNN}
@@ -161,6 +172,7 @@ OPTIMIZERS: dict[str, type[Optim]] = {
     "momentum": Momentum,
     "nesterov": Momentum,
     "rmsprop": RMSprop,
+    "adagrad": Adagrad,
     "adam": Adam,
     "adamw": Adam,
 }
@@ -292,6 +304,8 @@ def _check_optim(optim: Optim) -> None:
         case RMSprop():
             _real("optim.alpha", optim.alpha, fraction, lambda x: 0 <= x < 1)
             _real("optim.eps", optim.eps, "a finite number above 0", lambda x: x > 0)
+        case Adagrad():
+            _real("optim.eps", optim.eps, "a finite number above 0", lambda x: x > 0)
         case Adam():
             _real("optim.beta1", optim.beta1, fraction, lambda x: 0 <= x < 1)
             _real("optim.beta2", optim.beta2, fraction, lambda x: 0 <= x < 1)
@@ -319,6 +333,8 @@ def _check_regularization(regularization: Regularization) -> None:
     _real("regularization.l2", regularization.l2, nonnegative, lambda x: x >= 0)
     _real("regularization.min_delta", regularization.min_delta, nonnegative, lambda x: x >= 0)
     _real("regularization.dropout", regularization.dropout, "a number from 0 to below 1", lambda x: 0 <= x < 1)
+    smoothing = regularization.label_smoothing
+    _real("regularization.label_smoothing", smoothing, "a number from 0 to below 1", lambda x: 0 <= x < 1)
     if regularization.weight_decay is not None:
         _real("regularization.weight_decay", regularization.weight_decay, f"{nonnegative}, or null", lambda x: x >= 0)
     if regularization.clip_norm is not None:
@@ -334,6 +350,9 @@ def _check_together(recipe: Recipe) -> None:
     if model.norm == "batch" and 1 in (recipe.batch_size, data.limit):
         key = "batch_size" if recipe.batch_size == 1 else "data.limit"
         raise bad_value(key, 1, "at least 2 with model.norm batch, whose statistics need more than one example")
+    smoothing = recipe.regularization.label_smoothing
+    if smoothing and isinstance(data, CSV) and data.task == "regression":
+        raise bad_value("regularization.label_smoothing", smoothing, "0 with data.task regression, which has no labels")
     if isinstance(model, CNN):
         if data.name not in IMAGE_SHAPES:
             raise bad_value("model.name", model.name, f"mlp with data.name {data.name}, which is no image")

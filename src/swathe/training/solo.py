@@ -48,7 +48,9 @@ class Solo:
         outputs = self._data.classes or 1
         self.network = build(recipe.model, inputs, outputs, self._data.image_shape, dropout, generator).to(device)
         self._dropouts = dropouts(self.network)
+        self._words: tuple[int, Tensor] | None = None
         self._update = Update(self.network, recipe.optim, recipe.regularization)
+        self._smoothing = recipe.regularization.label_smoothing
         self._batch = examples if recipe.batch_size == "full" else min(int(recipe.batch_size), examples)
         self._steps = examples // self._batch
         self._rate = LearningRate(recipe.schedule, recipe.optim.lr, self._steps, recipe.epochs)
@@ -98,6 +100,25 @@ class Solo:
         """Return a copy of the network's parameters and buffers, on the CPU."""
         return {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
 
+    def step_to_time(self) -> Callable[[], None]:
+        """Return a function that trains for one step, again and again the same: only its time counts."""
+        rows = torch.randperm(len(self._data.train_x))[: self._batch].to(self._device)
+        self.network.train()
+
+        def step() -> None:
+            self._step(1, 0, rows)
+
+        return step
+
+    def _step(self, epoch: int, step: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Train one step on the examples `rows`; returns the loss and the gradient norm, left on the device."""
+        data = self._data
+        self._draw_masks(epoch, step)
+        outputs = self.network(data.train_x.index_select(0, rows))
+        loss = self._loss(outputs, data.train_y.index_select(0, rows), smoothing=self._smoothing)
+        norm = self._update.step(loss, self._rate.at((epoch - 1) * self._steps + step))
+        return loss.detach(), norm
+
     def _train(self, epoch: int) -> tuple[list[Tensor], list[Tensor]] | None:
         """Train one epoch: the loss and the gradient norm of each step, left on the device; None when stopped."""
         data, batch = self._data, self._batch
@@ -109,11 +130,9 @@ class Solo:
         for step in range(self._steps):
             if self._told_to_stop():
                 return None
-            rows = order[step * batch : (step + 1) * batch]
-            self._draw_masks(epoch, step)
-            loss = self._loss(self.network(data.train_x.index_select(0, rows)), data.train_y.index_select(0, rows))
-            norms.append(self._update.step(loss, self._rate.at((epoch - 1) * self._steps + step)))
-            losses.append(loss.detach())
+            loss, norm = self._step(epoch, step, order[step * batch : (step + 1) * batch])
+            losses.append(loss)
+            norms.append(norm)
             if step % CHECK_STEPS == CHECK_STEPS - 1 and not math.isfinite(losses[-1].item()):
                 break
         return losses, norms
@@ -134,17 +153,19 @@ class Solo:
         mean = loss.item() / len(data.val_y)
         return (mean, right.item() / len(data.val_y)) if math.isfinite(mean) else (math.nan, math.nan)
 
-    def _loss(self, outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    def _loss(self, outputs: Tensor, targets: Tensor, *, reduction: str = "mean", smoothing: float = 0.0) -> Tensor:
         if self._data.classes:
-            return F.cross_entropy(outputs, targets, reduction=reduction)
+            return F.cross_entropy(outputs, targets, reduction=reduction, label_smoothing=smoothing)
         return F.mse_loss(outputs.squeeze(1), targets, reduction=reduction)
 
     def _draw_masks(self, epoch: int, step: int) -> None:
         if not self._dropouts:
             return
-        generator = streams.generator(self.recipe.seed, Stream.DROPOUT, epoch, step, self._device)
-        for layer in self._dropouts:
-            layer.draw(self._batch, generator)
+        if self._words is None or self._words[0] != epoch:
+            words = streams.dropout_words(self.recipe.seed, epoch, self._steps, len(self._dropouts))
+            self._words = epoch, torch.from_numpy(words).to(self._device)
+        for layer, words_of_layer in zip(self._dropouts, self._words[1][step], strict=True):
+            layer.draw(self._batch, words_of_layer)
 
     def _told_to_stop(self) -> bool:
         now = time.perf_counter()

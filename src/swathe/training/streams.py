@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from enum import IntEnum
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -40,3 +45,36 @@ def stream_seed(seed: int, stream: Stream, epoch: int = 0, step: int = 0) -> int
 def generator(seed: int, stream: Stream, epoch: int = 0, step: int = 0, device: str = "cpu") -> torch.Generator:
     """Return a generator on `device` that stands at the start of that stream."""
     return torch.Generator(device).manual_seed(stream_seed(seed, stream, epoch, step))
+
+
+def dropout_words(seed: int, epoch: int, steps: int, layers: int) -> NDArray[np.int32]:
+    """Return the two words `[steps, layers, 2]` from which each dropout layer's mask of each step follows."""
+    prefix = splitmix64(splitmix64(splitmix64(seed & _MASK) ^ Stream.DROPOUT) ^ epoch)
+    keys = _splitmix64(np.uint64(prefix) ^ np.arange(steps, dtype=np.uint64))
+    return _splitmix64(keys[:, None] ^ np.arange(layers, dtype=np.uint64)).view(np.int32).reshape(steps, layers, 2)
+
+
+def dropout_threshold(p: float) -> int:
+    """Return what `keeps` compares with, so that it drops with probability p to 32 bits."""
+    return min(round(p * 2**32), 2**32 - 1) - 2**31
+
+
+def keeps(words: Tensor, threshold: Tensor | int, shape: Sequence[int]) -> Tensor:
+    """Return which elements of `shape` a dropout layer keeps, for its words `[2]` and the threshold of its p.
+
+    An element's bits are a hash of its index and the words: no state, so that lanes need no generator each and a
+    compiled program draws as it goes. The hash is lowbias32 (Wellons 2018), with a word before each of its two
+    multiplications.
+    """
+    x = torch.arange(math.prod(shape), dtype=torch.int32, device=words.device).view(*shape) ^ words[0]
+    x = (x ^ (x >> 16 & 0xFFFF)) * 0x7FEB352D ^ words[1]
+    x = (x ^ (x >> 15 & 0x1FFFF)) * (0x846CA68B - (1 << 32))
+    return (x ^ (x >> 16 & 0xFFFF)) >= threshold
+
+
+def _splitmix64(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return `splitmix64` of each element; products wrap around, as they must."""
+    z = state + np.uint64(_GOLDEN)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -3,27 +3,66 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import math
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 
-from swathe.training.recipe import MODELS, Recipe
+from swathe.training.recipe import IMAGE_SHAPES, MODELS, Recipe
 
 # Of a model's options, those that change values and not the program.
 _VALUES = ("init",)
+# Answers of `can_lane` that a process keeps.
+_STRUCTURES = 1024
+# Sizes of the trial that `can_lane` makes, where the recipe does not say.
+_EXAMPLES, _COLUMNS, _CLASSES = 5, 3, 2
 
 
 def structural_key(recipe: Recipe) -> str:
     """Return a text that is equal for recipes that one program can train side by side.
 
-    It holds the architecture with its shapes, norm and activation, the batch size, and the dataset with its options.
-    Initialisation, optimiser, rate, schedule, regularisation, seed and epochs are a lane's own.
+    It holds the architecture with its shapes, norm and activation, whether there is dropout, the batch size, and the
+    dataset with its options. Initialisation, probability of dropout, optimiser, rate, schedule, regularisation, seed
+    and epochs are a lane's own.
     """
     model = {key: value for key, value in asdict(recipe.model).items() if key not in _VALUES}
-    structure = {"model": model, "batch_size": recipe.batch_size, "data": asdict(recipe.data)}
+    dropout = recipe.regularization.dropout > 0
+    structure = {"model": model, "batch_size": recipe.batch_size, "data": asdict(recipe.data), "dropout": dropout}
     return json.dumps(structure, sort_keys=True, separators=(",", ":"))
 
 
 def can_lane(recipe: Recipe) -> str | None:
-    """Return None when a recipe can be trained as a lane, else one line that says why it cannot."""
+    """Return None when a recipe can be trained as a lane, else one line that says why it cannot.
+
+    Its network is traced without being computed, in some tens of milliseconds, once for each structural key.
+    """
     if type(recipe.model) is not MODELS.get(recipe.model.name):
         return f"model.name: {recipe.model.name!r} has no form for lanes, so the trial is trained alone."
-    return None
+    return _why_not(_Structure(structural_key(recipe), recipe))
+
+
+@dataclass(frozen=True, slots=True)
+class _Structure:
+    key: str
+    recipe: Recipe = field(compare=False)
+
+
+@lru_cache(maxsize=_STRUCTURES)
+def _why_not(structure: _Structure) -> str | None:
+    # Whoever only compares keys needs no PyTorch.
+    import torch
+
+    from swathe.training.lane_modules import why_not_lane
+    from swathe.training.models import build
+
+    recipe = structure.recipe
+    # How many columns a table has, and how many classes, makes no difference to whether it can be done.
+    image_shape = IMAGE_SHAPES.get(recipe.data.name)
+    inputs = _COLUMNS if image_shape is None else math.prod(image_shape)
+    network = build(recipe.model, inputs, _CLASSES, image_shape, recipe.regularization.dropout, generator=None)
+    return why_not_lane(network, torch.empty(_EXAMPLES, inputs))
+
+
+def is_structural(name: str) -> bool:
+    """Whether a config key, dotted, can change the structural key; a group's own name swaps the whole group."""
+    group, _, option = name.partition(".")
+    return name == "batch_size" or (group == "model" and option not in _VALUES) or group == "data"

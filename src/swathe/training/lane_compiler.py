@@ -1,0 +1,178 @@
+"""Compiled programs of lane blocks: made ahead of time by TorchInductor, in a process of their own, and kept on disk.
+
+A program is two shared libraries without any Python in them, which load in milliseconds. It is made once for a
+structure, whatever the number of lanes, in some twenty seconds; who does not want to wait trains uncompiled meanwhile.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from swathe.training import lane_graph, lane_layout, lane_modules, lane_optim, lane_program, models
+from swathe.training.lane_program import Geometry, Graph, Network
+from swathe.training.recipe import MODELS
+
+_STEP, _EVALUATION = "step.so", "evaluation.so"
+# What a program is made from, besides its geometry.
+_SOURCES = (lane_graph, lane_layout, lane_modules, lane_optim, lane_program, models)
+_DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
+
+
+def program_folder(geometry: Geometry, cache: Path) -> Path:
+    """Return where the compiled program of a geometry is, or is to be; `cache` is the data's, beside which it lies."""
+    return cache.absolute().parent / "programs" / _digest(geometry)
+
+
+def is_compiled(geometry: Geometry, cache: Path) -> bool:
+    """Whether the compiled program is there."""
+    return program_folder(geometry, cache).is_dir()
+
+
+@lru_cache(maxsize=1)
+def no_compiler() -> str:
+    """Return one line when nothing can be compiled on this machine, else ""."""
+    compilers = (os.environ.get("CXX"), "g++", "clang++")
+    if any(shutil.which(name) for name in compilers if name):
+        return ""
+    return "lanes run uncompiled, as there is no C++ compiler on this machine; with g++ they are several times faster."
+
+
+def start(geometry: Geometry, cache: Path) -> subprocess.Popen[bytes]:
+    """Begin to compile in another process; where several do so for one program, one of them works and the rest wait."""
+    text = json.dumps({"geometry": _plain(geometry), "cache": str(cache.absolute())})
+    command = [sys.executable, "-m", "swathe.training.lane_compiler"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=_environment()
+    )
+    assert process.stdin is not None
+    process.stdin.write(text.encode())
+    process.stdin.close()
+    return process
+
+
+def compile_now(geometry: Geometry, cache: Path) -> str:
+    """Compile and wait for it; returns one line when it failed, else ""."""
+    if is_compiled(geometry, cache):
+        return ""
+    return outcome(start(geometry, cache))
+
+
+def outcome(process: subprocess.Popen[bytes]) -> str:
+    """Wait for a compiling process; returns one line when it failed, else ""."""
+    assert process.stderr is not None
+    said = process.stderr.read().decode(errors="replace").strip().splitlines()
+    if process.wait() == 0:
+        return ""
+    reason = said[-1][:200] if said else f"the compiler ended with {process.returncode}"
+    return f"lanes run uncompiled, as their program could not be compiled: {reason}"
+
+
+def load(folder: Path, device: str) -> tuple[Graph, Graph]:
+    """Return the two graphs of a compiled program: of a step, and of an evaluation."""
+    step, evaluation = (_runner(folder / name, device) for name in (_STEP, _EVALUATION))
+    return step, evaluation
+
+
+def _runner(library: Path, device: str) -> Graph:
+    from torch._C import _aoti
+
+    if device.startswith("cuda"):
+        name = device if ":" in device else f"{device}:{torch.cuda.current_device()}"
+        return _aoti.AOTIModelContainerRunnerCuda(str(library), 1, name, str(library.parent)).run
+    return _aoti.AOTIModelContainerRunnerCpu(str(library), 1).run
+
+
+def _plain(geometry: Geometry) -> dict[str, Any]:
+    plain = asdict(geometry)
+    plain["dtype"] = str(geometry.dtype)
+    return plain
+
+
+def _geometry(plain: dict[str, Any]) -> Geometry:
+    model = MODELS[plain["model"]["name"]](**plain["model"])
+    shape = plain["image_shape"]
+    kept = {key: value for key, value in plain.items() if key not in ("model", "dtype", "image_shape")}
+    return Geometry(model=model, dtype=_DTYPES[plain["dtype"]], image_shape=tuple(shape) if shape else None, **kept)
+
+
+@lru_cache(maxsize=64)
+def _digest(geometry: Geometry) -> str:
+    """Return 24 hexadecimal digits for everything that a program's code depends on."""
+    plain = _plain(geometry)
+    # Of a model, what it is initialised with does not count; the key says more of the data than its sizes.
+    del plain["key"], plain["model"]["init"]
+    facts = {"geometry": plain, "torch": version("torch"), "cpu": torch.backends.cpu.get_cpu_capability()}
+    if geometry.device.startswith("cuda"):
+        facts["gpu"] = torch.cuda.get_device_name()
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for module in _SOURCES:
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()[:24]
+
+
+def _environment() -> dict[str, str]:
+    # The compiler's process must find this very package, however the worker found it.
+    here = str(Path(__file__).resolve().parents[2])
+    others = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": here + (os.pathsep + others if others else "")}
+
+
+def _compile(geometry: Geometry, folder: Path) -> None:
+    torch.set_num_threads(geometry.threads)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its place, so that it is there as a whole or not at all.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="making-") as made:
+        work, ready = Path(made) / "work", Path(made) / "ready"
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(made) / "cache")
+        for path in (work, ready):
+            path.mkdir()
+        for name, (graph, inputs) in zip((_STEP, _EVALUATION), Network(geometry).graphs(), strict=True):
+            _compile_graph(graph, inputs, work / name, geometry.threads)
+        # A GPU's kernels lie beside the library, which is all that there is for a CPU.
+        kept = ("*.so",) if geometry.device == "cpu" else ("*.so", "*.cubin")
+        for pattern in kept:
+            for file in work.glob(pattern):
+                file.rename(ready / file.name)
+        ready.rename(folder)
+
+
+def _compile_graph(graph: Any, inputs: list[Tensor], library: Path, threads: int) -> None:
+    import torch._inductor
+
+    options = {"aot_inductor.output_path": str(library), "cpp.threads": threads, "compile_threads": 1}
+    with torch.no_grad():
+        torch._inductor.aot_compile(graph, tuple(inputs), options=options)
+    environment: Any = inputs[0]
+    if environment.fake_mode.shape_env.replacements:
+        raise RuntimeError("its code depends on the number of lanes")
+
+
+def main() -> None:
+    """Compile what standard input asks for, unless another process has done it by the time of this one's turn."""
+    asked = json.load(sys.stdin)
+    geometry = _geometry(asked["geometry"])
+    folder = program_folder(geometry, Path(asked["cache"]))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            _compile(geometry, folder)
+
+
+if __name__ == "__main__":
+    main()

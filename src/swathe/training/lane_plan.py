@@ -1,0 +1,250 @@
+"""How many lanes a device should train side by side, measured once for each structure and remembered on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from swathe.training import lane_compiler
+from swathe.training.data import load
+from swathe.training.lane_program import Geometry
+from swathe.training.lanes import LaneBlock, geometry_of
+from swathe.training.recipe import Recipe
+from swathe.training.solo import Solo
+from swathe.training.structure import can_lane, structural_key
+
+# The numbers of lanes that are tried, as long as each makes a step of a lane cheaper.
+_TRIED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# A larger block must be so much cheaper a lane to be worth its memory, its cache misses and its longer epochs.
+_WORTH = 0.95
+# For each number of lanes: steps that are timed (at least one, at most so many), and for how long (seconds).
+_STEPS, _SECONDS = 24, 0.12
+# Blocks of one structure that a worker keeps: while the decisions on one's reports are under way, the other trains.
+BLOCKS = 2
+# Lanes that have trained uncompiled for so long (seconds) are worth a compilation of some twenty seconds: when to buy
+# without knowing for how long one will rent (Karlin et al. 1988), for a program that is some four times faster.
+_COMPILE_AFTER = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class LanePlan:
+    """How to train a structure: `lanes` trials side by side by `program`, compiled, eager, or solo with one lane.
+
+    `note` is one line that says why trials are trained alone or uncompiled, else "".
+    """
+
+    lanes: int
+    program: str
+    note: str = ""
+
+    @property
+    def block(self) -> int:
+        """The lanes of one of the blocks that they are spread over."""
+        return -(-self.lanes // BLOCKS) if self.lanes > BLOCKS else self.lanes
+
+
+@dataclass(slots=True)
+class _Structure:
+    """What a planner knows of one structural key."""
+
+    geometry: Geometry
+    plans: dict[str, LanePlan] = field(default_factory=dict)
+    most: int | None = None
+    eager_seconds: float = 0.0
+    compiling: subprocess.Popen[bytes] | None = None
+    failed: str = ""
+
+
+class Planner:
+    """Plans for the structures of one worker.
+
+    `slots` fixes the number of lanes (1: everything alone; None: measured), `compile` is auto, always or never, and
+    `memory_fraction` bounds what lanes may take of the device's free memory.
+    """
+
+    def __init__(self, device: str, cache: Path, *, slots: int | None, compile: str, memory_fraction: float) -> None:
+        self._device = device
+        self._cache = cache
+        self._slots = slots
+        self._compile = compile
+        self._memory_fraction = memory_fraction
+        self._structures: dict[str, _Structure] = {}
+
+    def plan(self, recipe: Recipe) -> LanePlan:
+        """Return how a recipe is best trained now; a trial that has begun stays in the block in which it did.
+
+        Takes about a second for a structure that was never measured on this device, and, where `compile` is always,
+        the time of a compilation. Raises `BadInputError` for a recipe or data that is refused.
+        """
+        if self._slots == 1:
+            return LanePlan(1, "solo")
+        if reason := can_lane(recipe):
+            return LanePlan(1, "solo", reason)
+        structure = self._structure(recipe)
+        program = "compiled" if self._may_compile(structure) else "eager"
+        plan = structure.plans.get(program)
+        if plan is None:
+            plan = structure.plans[program] = self._measured(recipe, structure, program)
+        if structure.most is not None and plan.lanes > structure.most:
+            plan = replace(plan, lanes=structure.most)
+        return plan
+
+    def trained(self, recipe: Recipe, seconds: float) -> None:
+        """Note that lanes have trained uncompiled for so long; a compilation begins as soon as it pays."""
+        structure = self._structure(recipe)
+        structure.eager_seconds += seconds
+        if self._compile != "auto" or structure.compiling is not None or structure.failed:
+            return
+        if structure.eager_seconds >= _COMPILE_AFTER and not lane_compiler.no_compiler():
+            structure.compiling = lane_compiler.start(structure.geometry, self._cache)
+
+    def out_of_memory(self, recipe: Recipe, lanes: int) -> LanePlan:
+        """Take half of `lanes`, which were too many, from now on, and return the new plan."""
+        self._structure(recipe).most = max(1, lanes // 2)
+        return self.plan(recipe)
+
+    def close(self) -> None:
+        """End what is being compiled."""
+        for structure in self._structures.values():
+            if structure.compiling is not None and structure.compiling.poll() is None:
+                structure.compiling.kill()
+                structure.compiling.wait()
+
+    def _structure(self, recipe: Recipe) -> _Structure:
+        key = structural_key(recipe)
+        if key not in self._structures:
+            self._structures[key] = _Structure(geometry_of(recipe, load(recipe.data, self._cache), self._device))
+        return self._structures[key]
+
+    def _may_compile(self, structure: _Structure) -> bool:
+        """Whether there is a compiled program, after making it where that is asked for."""
+        if self._compile == "never":
+            return False
+        if structure.compiling is not None and structure.compiling.poll() is not None:
+            structure.failed = lane_compiler.outcome(structure.compiling)
+            structure.compiling = None
+        if structure.failed or lane_compiler.no_compiler():
+            return False
+        if self._compile == "always":
+            structure.failed = lane_compiler.compile_now(structure.geometry, self._cache)
+            return not structure.failed
+        return lane_compiler.is_compiled(structure.geometry, self._cache)
+
+    def _measured(self, recipe: Recipe, structure: _Structure, program: str) -> LanePlan:
+        note = "" if program == "compiled" or self._compile == "never" else lane_compiler.no_compiler()
+        note = structure.failed or note
+        if self._slots is not None:
+            return LanePlan(self._slots, program, note)
+        most = self._fitting(structure.geometry)
+        if most < 2:
+            return LanePlan(
+                1, "solo", "lanes.memory_fraction leaves no room for two lanes, so trials are trained alone."
+            )
+        file = self._file(structure.geometry, program)
+        lanes = _remembered(file)
+        if lanes is None:
+            lanes = self._probe(recipe, program, most)
+            _remember(file, lanes)
+        if lanes == 0:
+            return LanePlan(1, "solo", "lanes of this network are slower here than trials alone.")
+        return LanePlan(min(BLOCKS * lanes, most), program, note)
+
+    def _probe(self, recipe: Recipe, program: str, most: int) -> int:
+        """Return the lanes of a block beyond which a step of a lane gets no cheaper; 0 when alone is cheapest."""
+        alone = _seconds_a_step(self._solo_steps(recipe))
+        best, lanes = alone, 0
+        for count in (count for count in _TRIED if BLOCKS * count <= max(most, BLOCKS)):
+            try:
+                seconds = _seconds_a_step(self._lane_steps(recipe, count, program)) / count
+            except (MemoryError, torch.OutOfMemoryError):
+                break
+            if seconds < best * _WORTH:
+                best, lanes = seconds, count
+            elif seconds > best * 1.25 and lanes:
+                break
+        return lanes
+
+    def _solo_steps(self, recipe: Recipe) -> Callable[[], None]:
+        return Solo(recipe, self._device, self._cache).step_to_time()
+
+    def _lane_steps(self, recipe: Recipe, lanes: int, program: str) -> Callable[[], None]:
+        block = LaneBlock(recipe, lanes, self._device, self._cache, compiled=program == "compiled")
+        for tag in range(lanes):
+            block.admit(recipe, tag)
+        return block.step_to_time()
+
+    def _fitting(self, geometry: Geometry) -> int:
+        """Return how many lanes fit into the part of the free memory that they may take."""
+        return int(_free_bytes(self._device) * self._memory_fraction / lane_bytes(geometry))
+
+    def _file(self, geometry: Geometry, program: str) -> Path:
+        facts = [str(geometry), program, _device_name(self._device), torch.__version__]
+        digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+        return self._cache.absolute().parent / "programs" / f"lanes-{digest}.json"
+
+
+def lane_bytes(geometry: Geometry) -> int:
+    """Return about how many bytes one lane takes: its rows, its gradients, and what a pass keeps of each layer."""
+    from swathe.training.lane_program import Network
+
+    network = Network(geometry)
+    width, item = network.parameters.width, geometry.dtype.itemsize
+    rows = (4 * width + network.buffers.width) * item
+    activations = network.activations * (3 * geometry.batch + geometry.rows) * item
+    return rows + activations
+
+
+def _free_bytes(device: str) -> int:
+    if device.startswith("cuda"):
+        free, _ = torch.cuda.mem_get_info()
+        return int(free)
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    return f"{torch.backends.cpu.get_cpu_capability()} {os.uname().machine}"
+
+
+def _seconds_a_step(step: Callable[[], None]) -> float:
+    """Return the fastest of some steps, without the first, which may load and allocate."""
+    step()
+    return min(_timed(step))
+
+
+def _timed(step: Callable[[], None]) -> Iterator[float]:
+    end = time.perf_counter() + _SECONDS
+    for _ in range(_STEPS):
+        began = time.perf_counter()
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        yield now - began
+        if now > end:
+            return
+
+
+def _remembered(file: Path) -> int | None:
+    try:
+        lanes = json.loads(file.read_text())["lanes"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return lanes if isinstance(lanes, int) and lanes >= 0 else None
+
+
+def _remember(file: Path, lanes: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as aside:
+        json.dump({"lanes": lanes}, aside)
+    Path(aside.name).replace(file)
