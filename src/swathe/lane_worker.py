@@ -68,7 +68,7 @@ class Planner(Protocol):
         """Return the plan as it is now; takes about a second for a key that was never measured on this device."""
 
     def trained(self, recipe: Recipe, seconds: float) -> None:
-        """Take note that an epoch of an uncompiled block took so long."""
+        """Take note that an epoch of a trial alone or of an uncompiled block took so long."""
 
     def out_of_memory(self, recipe: Recipe, lanes: int) -> Plan:
         """Take note that so many lanes are too many, and return the plan from now on."""
@@ -362,7 +362,7 @@ class LaneEngine:
         except Exception as error:
             self._fail(block, error)
         else:
-            if isinstance(block.lanes, LaneBlock) and not block.lanes.compiled:
+            if not (isinstance(block.lanes, LaneBlock) and block.lanes.compiled):
                 self._planner.trained(block.recipe, time.perf_counter() - began)
             self._report(block, reports)
 

@@ -28,7 +28,21 @@ def recipe(hidden: int = 5, **config: Any) -> Recipe:
 
 def planner(cache: Path, **options: Any) -> Planner:
     given = {"slots": None, "compile": "never", "memory_fraction": 0.5, **options}
-    return Planner("cpu", cache, **given)
+    some = Planner("cpu", cache, **given)
+    if given["slots"] is None:
+        # Long enough alone to be worth lanes.
+        some.trained(recipe(), 4.0)
+    return some
+
+
+def test_the_first_trials_of_a_structure_are_trained_alone(cache: Path) -> None:
+    some = Planner("cpu", cache, slots=None, compile="auto", memory_fraction=0.5)
+    assert some.plan(recipe()) == LanePlan(1, "solo")
+    some.trained(recipe(), 1.0)
+    assert some.plan(recipe()) == LanePlan(1, "solo")
+    assert some.plan(recipe(hidden=6)) == LanePlan(1, "solo")
+    some.trained(recipe(), 3.0)
+    assert some.plan(recipe()).program == "eager"
 
 
 def test_the_number_of_lanes_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

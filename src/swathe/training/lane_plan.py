@@ -30,6 +30,8 @@ _WORTH = 0.95
 _STEPS, _SECONDS = 24, 0.12
 # Blocks of one structure that a worker keeps: while the decisions on one's reports are under way, the other trains.
 BLOCKS = 2
+# Trials of a structure that have trained alone for so long (seconds) are worth the tracing and measuring of lanes.
+_LANES_AFTER = 3.0
 # Lanes that have trained uncompiled for so long (seconds) are worth a compilation of some twenty seconds: when to buy
 # without knowing for how long one will rent (Karlin et al. 1988), for a program that is some four times faster.
 _COMPILE_AFTER = 8.0
@@ -59,7 +61,7 @@ class _Structure:
     geometry: Geometry
     plans: dict[str, LanePlan] = field(default_factory=dict)
     most: int | None = None
-    eager_seconds: float = 0.0
+    seconds: float = 0.0
     compiling: subprocess.Popen[bytes] | None = None
     failed: str = ""
 
@@ -82,16 +84,20 @@ class Planner:
     def plan(self, recipe: Recipe) -> LanePlan:
         """Return how a recipe is best trained now; a trial that has begun stays in the block in which it did.
 
-        Takes about a second for a structure that was never measured on this device, and, where `compile` is always,
-        the time of a compilation. Raises `BadInputError` for a recipe or data that is refused.
+        The first trials of a structure are trained alone, unless its program is compiled already or `slots` is given: a
+        search over many structures may have few trials of each. Takes about two seconds for a structure that was never
+        measured on this device, and, where `compile` is always, the time of a compilation. Raises `BadInputError` for a recipe or data that is refused.
         """
         if self._slots == 1:
             return LanePlan(1, "solo")
-        if reason := can_lane(recipe):
-            return LanePlan(1, "solo", reason)
         structure = self._structure(recipe)
         program = "compiled" if self._may_compile(structure) else "eager"
         plan = structure.plans.get(program)
+        if plan is None and program == "eager":
+            if self._slots is None and structure.seconds < _LANES_AFTER:
+                return LanePlan(1, "solo")
+            if reason := can_lane(recipe):
+                plan = structure.plans[program] = LanePlan(1, "solo", reason)
         if plan is None:
             plan = structure.plans[program] = self._measured(recipe, structure, program)
         if structure.most is not None and plan.lanes > structure.most:
@@ -99,12 +105,14 @@ class Planner:
         return plan
 
     def trained(self, recipe: Recipe, seconds: float) -> None:
-        """Note that lanes have trained uncompiled for so long; a compilation begins as soon as it pays."""
+        """Note that trials have trained alone or uncompiled for so long; a compilation begins as soon as it pays."""
         structure = self._structure(recipe)
-        structure.eager_seconds += seconds
+        structure.seconds += seconds
+        if "eager" not in structure.plans or structure.plans["eager"].lanes == 1:
+            return
         if self._compile != "auto" or structure.compiling is not None or structure.failed:
             return
-        if structure.eager_seconds >= _COMPILE_AFTER and not lane_compiler.no_compiler():
+        if structure.seconds >= _COMPILE_AFTER and not lane_compiler.no_compiler():
             structure.compiling = lane_compiler.start(structure.geometry, self._cache)
 
     def out_of_memory(self, recipe: Recipe, lanes: int) -> LanePlan:

@@ -105,12 +105,13 @@ class LaneBlock:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         check(recipe)
-        if reason := can_lane(recipe):
-            raise BadInputError(reason)
         self.key = structural_key(recipe)
         self.dataset = load(recipe.data, cache)
         self._data = self.dataset.to(device)
         self._geometry = geometry_of(recipe, self.dataset, device, dtype)
+        # What is compiled has been found good.
+        if not (compiled and lane_compiler.is_compiled(self._geometry, cache)) and (reason := can_lane(recipe)):
+            raise BadInputError(reason)
         self._steps = self._geometry.examples // self._geometry.batch
         self._train = (self._data.train_x.to(dtype), self._typed(self._data.train_y))
         self._validation = list(self._validation_parts())
@@ -233,7 +234,7 @@ class LaneBlock:
             over = not math.isfinite(val_loss) or lane.stopping.is_over(val_loss)
             if not over:
                 lane.rate.end_epoch(val_loss)
-            if over or lane.epoch == lane.recipe.epochs:
+            if not lane.finished and (over or lane.epoch == lane.recipe.epochs):
                 self._finish(lane)
             reports.append(LaneReport(lane.tag, lane.epoch, metrics, spent, lane.finished))
         return reports
