@@ -85,9 +85,6 @@ class Fixed:
         self.now = replace(self.now, lanes=max(1, lanes // 2))
         return self.now
 
-    def close(self) -> None:
-        """Nothing to end."""
-
 
 class Played:
     """An engine whose driver is the test: `judge` answers each report for which a decision is waited for."""

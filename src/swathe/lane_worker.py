@@ -73,18 +73,12 @@ class Planner(Protocol):
     def out_of_memory(self, recipe: Recipe, lanes: int) -> Plan:
         """Take note that so many lanes are too many, and return the plan from now on."""
 
-    def close(self) -> None:
-        """End what runs in the background."""
-
 
 def run(setup: WorkerSetup, channel: Channel, worker: str) -> None:
     """Train the recipes of `channel` until it closes."""
     with_lanes = engine(setup, channel, worker)
-    try:
-        while with_lanes.turn(wait=True):
-            pass
-    finally:
-        with_lanes.close()
+    while with_lanes.turn(wait=True):
+        pass
 
 
 def engine(setup: WorkerSetup, channel: Channel, worker: str) -> LaneEngine:
@@ -215,10 +209,6 @@ class LaneEngine:
     def busy(self) -> bool:
         """Whether there are trials that are not over."""
         return bool(self._waiting) or any(block.trials for block in self._blocks)
-
-    def close(self) -> None:
-        """End what runs in the background."""
-        self._planner.close()
 
     def turn(self, wait: bool) -> bool:
         """Take jobs in, train one epoch of one block and report it; False when the channel is closed.

@@ -57,7 +57,13 @@ def start(geometry: Geometry, cache: Path) -> subprocess.Popen[bytes]:
     text = json.dumps({"geometry": _plain(geometry), "cache": str(cache.absolute())})
     command = [sys.executable, "-m", "swathe.training.lane_compiler"]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=_environment()
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+        # It goes on when the worker ends: a sweep too short for its program is the next one's gain.
+        start_new_session=True,
     )
     assert process.stdin is not None
     process.stdin.write(text.encode())

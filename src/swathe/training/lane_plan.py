@@ -120,13 +120,6 @@ class Planner:
         self._structure(recipe).most = max(1, lanes // 2)
         return self.plan(recipe)
 
-    def close(self) -> None:
-        """End what is being compiled."""
-        for structure in self._structures.values():
-            if structure.compiling is not None and structure.compiling.poll() is None:
-                structure.compiling.kill()
-                structure.compiling.wait()
-
     def _structure(self, recipe: Recipe) -> _Structure:
         key = structural_key(recipe)
         if key not in self._structures:
