@@ -28,6 +28,8 @@ from swathe.training.lane_program import Geometry, Graph, Network
 from swathe.training.recipe import MODELS
 
 _STEP, _EVALUATION = "step.so", "evaluation.so"
+# Letters of a failure that fit into a line.
+_MOST_TEXT = 200
 # What a program is made from, besides its geometry.
 _SOURCES = (lane_graph, lane_layout, lane_modules, lane_optim, lane_program, models)
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
@@ -52,40 +54,44 @@ def no_compiler() -> str:
     return "lanes run uncompiled, as there is no C++ compiler on this machine; with g++ they are several times faster."
 
 
-def start(geometry: Geometry, cache: Path) -> subprocess.Popen[bytes]:
-    """Begin to compile in another process; where several do so for one program, one of them works and the rest wait."""
-    text = json.dumps({"geometry": _plain(geometry), "cache": str(cache.absolute())})
-    command = [sys.executable, "-m", "swathe.training.lane_compiler"]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=_environment(),
-        # It goes on when the worker ends: a sweep too short for its program is the next one's gain.
-        start_new_session=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(text.encode())
-    process.stdin.close()
-    return process
+def start(geometry: Geometry, cache: Path) -> None:
+    """Begin to compile in a process of its own, which goes on when the sweep ends: the next one has its program.
+
+    `is_compiled` or `failure` say when it is over.
+    """
+    _failure_file(geometry, cache).unlink(missing_ok=True)
+    # Its parent is gone at once, as Ray ends the children of a worker with it.
+    orphan = "import os, sys\nif os.fork(): os._exit(0)\nos.setsid()\nos.execv(sys.argv[1], sys.argv[1:])"
+    _run(geometry, cache, [sys.executable, "-c", orphan])
+
+
+def failure(geometry: Geometry, cache: Path) -> str:
+    """Return one line when the last compilation failed, else ""."""
+    try:
+        reason = _failure_file(geometry, cache).read_text()
+    except FileNotFoundError:
+        return ""
+    return f"lanes run uncompiled, as their program could not be compiled: {reason}"
 
 
 def compile_now(geometry: Geometry, cache: Path) -> str:
     """Compile and wait for it; returns one line when it failed, else ""."""
     if is_compiled(geometry, cache):
         return ""
-    return outcome(start(geometry, cache))
+    _failure_file(geometry, cache).unlink(missing_ok=True)
+    _run(geometry, cache, [])
+    return "" if is_compiled(geometry, cache) else failure(geometry, cache) or "lanes run uncompiled."
 
 
-def outcome(process: subprocess.Popen[bytes]) -> str:
-    """Wait for a compiling process; returns one line when it failed, else ""."""
-    assert process.stderr is not None
-    said = process.stderr.read().decode(errors="replace").strip().splitlines()
-    if process.wait() == 0:
-        return ""
-    reason = said[-1][:200] if said else f"the compiler ended with {process.returncode}"
-    return f"lanes run uncompiled, as their program could not be compiled: {reason}"
+def _run(geometry: Geometry, cache: Path, before: list[str]) -> None:
+    asked = json.dumps({"geometry": _plain(geometry), "cache": str(cache.absolute())})
+    command = [*before, sys.executable, "-m", "swathe.training.lane_compiler"]
+    nowhere = subprocess.DEVNULL
+    subprocess.run(command, input=asked.encode(), stdout=nowhere, stderr=nowhere, env=_environment(), check=False)
+
+
+def _failure_file(geometry: Geometry, cache: Path) -> Path:
+    return program_folder(geometry, cache).with_suffix(".failed")
 
 
 def load(folder: Path, device: str) -> tuple[Graph, Graph]:
@@ -171,13 +177,19 @@ def _compile_graph(graph: Any, inputs: list[Tensor], library: Path, threads: int
 def main() -> None:
     """Compile what standard input asks for, unless another process has done it by the time of this one's turn."""
     asked = json.load(sys.stdin)
-    geometry = _geometry(asked["geometry"])
-    folder = program_folder(geometry, Path(asked["cache"]))
+    geometry, cache = _geometry(asked["geometry"]), Path(asked["cache"])
+    folder = program_folder(geometry, cache)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
+        if folder.is_dir():
+            return
+        try:
             _compile(geometry, folder)
+        # Inductor and the compiler beneath it have many ways to fail; whoever waits is told of each.
+        except Exception as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:_MOST_TEXT]
+            _failure_file(geometry, cache).write_text(text)
 
 
 if __name__ == "__main__":

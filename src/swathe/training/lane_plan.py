@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -62,7 +61,7 @@ class _Structure:
     plans: dict[str, LanePlan] = field(default_factory=dict)
     most: int | None = None
     seconds: float = 0.0
-    compiling: subprocess.Popen[bytes] | None = None
+    compiling: bool = False
     failed: str = ""
 
 
@@ -86,7 +85,8 @@ class Planner:
 
         The first trials of a structure are trained alone, unless its program is compiled already or `slots` is given: a
         search over many structures may have few trials of each. Takes about two seconds for a structure that was never
-        measured on this device, and, where `compile` is always, the time of a compilation. Raises `BadInputError` for a recipe or data that is refused.
+        measured on this device, and, where `compile` is always, the time of a compilation. Raises `BadInputError` for a
+        recipe or data that is refused.
         """
         if self._slots == 1:
             return LanePlan(1, "solo")
@@ -110,10 +110,11 @@ class Planner:
         structure.seconds += seconds
         if "eager" not in structure.plans or structure.plans["eager"].lanes == 1:
             return
-        if self._compile != "auto" or structure.compiling is not None or structure.failed:
+        if self._compile != "auto" or structure.compiling or structure.failed:
             return
         if structure.seconds >= _COMPILE_AFTER and not lane_compiler.no_compiler():
-            structure.compiling = lane_compiler.start(structure.geometry, self._cache)
+            structure.compiling = True
+            lane_compiler.start(structure.geometry, self._cache)
 
     def out_of_memory(self, recipe: Recipe, lanes: int) -> LanePlan:
         """Take half of `lanes`, which were too many, from now on, and return the new plan."""
@@ -130,9 +131,8 @@ class Planner:
         """Whether there is a compiled program, after making it where that is asked for."""
         if self._compile == "never":
             return False
-        if structure.compiling is not None and structure.compiling.poll() is not None:
-            structure.failed = lane_compiler.outcome(structure.compiling)
-            structure.compiling = None
+        if structure.compiling and not structure.failed:
+            structure.failed = lane_compiler.failure(structure.geometry, self._cache)
         if structure.failed or lane_compiler.no_compiler():
             return False
         if self._compile == "always":
