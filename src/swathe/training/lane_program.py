@@ -135,15 +135,16 @@ class Network:
             examples = x[rows.flatten()].view(*batch, -1)
             masks = self._masks(words, thresholds, scales)
             outputs, statistics = self._forward(leaves, self.buffers.split(buffers), masks, examples)
-            losses = self._losses(outputs, y[rows.flatten()].view(batch), table[:, Coefficient.SMOOTHING, None])
-            loss = losses.mean(1)
-            gradients = torch.autograd.grad(loss.sum(), leaves)
+            targets, smoothing = y[rows.flatten()].view(batch), table[:, Coefficient.SMOOTHING, None, None]
+            with torch.no_grad():
+                losses, slopes = self._losses(outputs, targets, smoothing)
+            gradients = torch.autograd.grad(outputs, leaves, slopes / self.geometry.batch)
         norm = update(parameters, first, second, self.parameters.join(list(gradients)), table)
         if statistics:
             momenta = [norm.momentum for norm in self._norms for _ in ("mean", "variance")]
             moves = zip(self.buffers.split(buffers), statistics, momenta, strict=True)
             buffers.copy_(self.buffers.join([old * (1 - momentum) + new * momentum for old, new, momentum in moves]))
-        return loss.detach(), norm
+        return losses.mean(1), norm
 
     def evaluate(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Return each lane's sum of losses and number of right answers over the rows that count."""
@@ -152,7 +153,7 @@ class Network:
         lanes = parameters.shape[0]
         split = self.parameters.split(parameters), self.buffers.split(buffers)
         outputs, _ = self._forward(*split, {}, x.expand(lanes, *x.shape))
-        losses = self._losses(outputs, y.expand(lanes, *y.shape), None)
+        losses, _ = self._losses(outputs, y.expand(lanes, *y.shape), None)
         loss = torch.where(counted, losses, 0.0).double().sum(1)
         return loss, ((outputs.argmax(2) == y) & counted).sum(1)
 
@@ -181,17 +182,24 @@ class Network:
             outputs, statistics = vmap(one)(tensors, x)
         return outputs, statistics
 
-    def _losses(self, outputs: Tensor, targets: Tensor, smoothing: Tensor | None) -> Tensor:
-        """Return the loss of each example `[K, rows]`; `smoothing` `[K, 1]` spreads a share of it over all classes."""
+    def _losses(self, outputs: Tensor, targets: Tensor, smoothing: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return each example's loss `[K, rows]` and its derivative by the outputs `[K, rows, outputs]`.
+
+        `smoothing` `[K, 1, 1]` is the share of the target that is spread over all classes (Szegedy et al. 2016, section
+        7, as torch's cross entropy has it). The derivative of the cross entropy of softmax p to a target q is p - q:
+        written down, a step has no gathering and scattering of classes in it.
+        """
         if not self.geometry.classes:
-            return (outputs.squeeze(2) - targets).square()
+            error = outputs - targets.unsqueeze(2)
+            return error.squeeze(2).square(), 2 * error
+        classes = torch.arange(self.geometry.classes, device=outputs.device)
+        target = (targets.unsqueeze(2) == classes).to(outputs.dtype)
+        if smoothing is not None:
+            target = target * (1 - smoothing) + smoothing / self.geometry.classes
         logs = F.log_softmax(outputs, dim=2)
-        losses = -logs.gather(2, targets.unsqueeze(2)).squeeze(2)
-        if smoothing is None:
-            return losses
-        # Szegedy et al. 2016, section 7, as torch's cross entropy has it.
-        spread = -logs.mean(2)
-        return torch.where(smoothing > 0, losses + smoothing * (spread - losses), losses)
+        # What is not finite has weight 0 nowhere but in classes that are no target.
+        losses = -torch.where(target > 0, logs * target, 0.0).sum(2)
+        return losses, logs.exp() - target
 
     def graphs(self) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
         """Return the traced graphs of a step and of an evaluation, each with fake tensors for its inputs."""
