@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from swathe.training.models import build
 from swathe.training.optim import Update, decoupled_decay
-from swathe.training.recipe import MLP, OPTIMIZERS, Adam, Momentum, Optim, Regularization, RMSprop
+from swathe.training.recipe import MLP, OPTIMIZERS, Adagrad, Adam, Momentum, Optim, Regularization, RMSprop
 
 STEPS = 100
 Parameters = list[nn.Parameter]
@@ -24,6 +24,7 @@ ORACLES: dict[str, tuple[Optim, Oracle]] = {
         Momentum(name="nesterov", lr=0.02),
         lambda p, l2: torch.optim.SGD(p, 0.02, momentum=0.9, nesterov=True, weight_decay=l2),
     ),
+    "adagrad": (Adagrad(), lambda p, l2: torch.optim.Adagrad(p, 0.01, weight_decay=l2)),
     "rmsprop": (RMSprop(), lambda p, l2: torch.optim.RMSprop(p, 1e-3, alpha=0.99, eps=1e-8, weight_decay=l2)),
     "adam": (Adam(), lambda p, l2: torch.optim.Adam(p, 1e-3, weight_decay=l2)),
 }

@@ -98,6 +98,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"schedule": {"name": "cosine", "final_fraction": -1}}, "schedule.final_fraction: -1.0"),
     ({"schedule": {"name": "plateau", "factor": 1}}, "schedule.factor: 1.0"),
     ({"regularization": {"dropout": 1}}, "regularization.dropout: 1.0"),
+    ({"regularization": {"label_smoothing": 1}}, "regularization.label_smoothing: 1.0"),
+    (
+        {
+            "data": {"name": "csv", "path": "t.csv", "target": "y", "task": "regression"},
+            "regularization": {"label_smoothing": 0.1},
+        },
+        "regularization.label_smoothing: 0.1",
+    ),
+    ({"optim": {"name": "adagrad", "eps": 0}}, "optim.eps: 0.0"),
     ({"regularization": {"l1": -1e-3}}, "regularization.l1: -0.001"),
     ({"regularization": {"weight_decay": -1}}, "regularization.weight_decay: -1.0"),
     ({"regularization": {"clip_norm": 0}}, "regularization.clip_norm: 0.0"),
