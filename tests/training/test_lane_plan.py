@@ -76,7 +76,7 @@ def test_one_slot_trains_everything_alone(cache: Path) -> None:
 
 def test_a_fixed_number_of_slots_is_not_measured(cache: Path) -> None:
     plan = planner(cache, slots=6).plan(recipe())
-    assert (plan.lanes, plan.program, plan.block) == (6, "eager", 3)
+    assert (plan.lanes, plan.program) == (6, "eager")
 
 
 def test_memory_bounds_the_lanes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

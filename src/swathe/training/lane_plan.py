@@ -47,11 +47,6 @@ class LanePlan:
     program: str
     note: str = ""
 
-    @property
-    def block(self) -> int:
-        """The lanes of one of the blocks that they are spread over."""
-        return -(-self.lanes // BLOCKS) if self.lanes > BLOCKS else self.lanes
-
 
 @dataclass(slots=True)
 class _Structure:
@@ -154,7 +149,9 @@ class Planner:
         lanes = _remembered(file)
         if lanes is None:
             lanes = self._probe(recipe, program, most)
-            _remember(file, lanes)
+            # That alone is faster is measured again by the next worker: a busy machine must not say it for ever.
+            if lanes:
+                _remember(file, lanes)
         if lanes == 0:
             return LanePlan(1, "solo", "lanes of this network are slower here than trials alone.")
         return LanePlan(min(BLOCKS * lanes, most), program, note)
