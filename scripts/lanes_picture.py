@@ -38,7 +38,9 @@ def bars(sweep: str) -> list[Bar]:
     """Return the bars of a sweep's trials that were lanes, from its record."""
     uri, experiment = analysis.experiment(open_home(), sweep)
     query = f"tags.`swathe.sweep` = '{sweep}' and tags.`swathe.kind` = 'trial'"
-    runs = [run for run in search(connect(uri), experiment, query) if "swathe.lane" in run.data.tags]
+    client = connect(uri)
+    experiment_id = client.get_experiment_by_name(experiment).experiment_id
+    runs = [run for run in search(client, experiment_id, query) if "swathe.lane" in run.data.tags]
     first = min(run.info.start_time for run in runs)
     found = []
     for run in runs:
