@@ -1,5 +1,7 @@
 # What a fresh checkout can do. Every target sets itself up; nothing is installed twice.
 BIN := .venv/bin
+# Two files at a time: tests that wait for Ray, MLflow or a browser leave the machine to the others.
+BOTH := -n 2 --dist loadfile
 
 .PHONY: help quickstart setup system-packages test test-slow test-all lint format bench clean
 
@@ -20,10 +22,10 @@ system-packages:
 	@scripts/install-system-packages
 
 test: setup system-packages
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(BOTH)
 
 test-slow: setup system-packages
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(BOTH)
 
 test-all: test test-slow
 

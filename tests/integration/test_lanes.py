@@ -131,6 +131,7 @@ def test_the_kept_model_is_the_best_trials(lanes: Path) -> None:
     assert facts == {"trial": best}
 
 
+@pytest.mark.slow
 def test_lanes_train_inline_too(tmp_path: Path) -> None:
     (tmp_path / "lanes.yaml").write_text(LANES)
     words = ["cluster=inline", "sweep.trials=6", "epochs=3"]
@@ -176,6 +177,7 @@ def start_and_wait_for_ends(folder: Path) -> Any:
     return process
 
 
+@pytest.mark.slow
 def test_a_killed_workers_lanes_run_again(tmp_path: Path) -> None:
     process = start_and_wait_for_ends(tmp_path)
     victim = workers_of(process.pid)[0]
