@@ -26,7 +26,8 @@ def test_a_sweep_lives_in_postgresql(tmp_path: Path) -> None:
             study_name="f", storage=study.replace("postgresql://", "postgresql+psycopg://")
         ).get_trials()
         assert len(trials) == 8
-        client = MlflowClient(record.replace("postgresql://", "postgresql+psycopg://"))
+        uri = record.replace("postgresql://", "postgresql+psycopg://")
+        client = MlflowClient(uri, uri)
         experiment = client.get_experiment_by_name("f")
         assert experiment is not None
         runs = client.search_runs([experiment.experiment_id], "tags.`swathe.kind` = 'trial'")

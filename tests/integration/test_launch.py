@@ -60,7 +60,9 @@ def study_of(folder: Path, name: str) -> optuna.Study:
 
 
 def client_of(folder: Path) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{folder / '.swathe' / 'mlflow.db'}")
+    uri = f"sqlite:///{folder / '.swathe' / 'mlflow.db'}"
+    # Else the registry is the one that another test of this process has set.
+    return MlflowClient(uri, uri)
 
 
 def runs_of(folder: Path, name: str) -> dict[int, Any]:

@@ -131,7 +131,8 @@ def check_console(browser: Chrome, address: str) -> None:
 def parent_run(folder: Path, trial_run: str) -> str:
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{folder / '.swathe' / 'mlflow.db'}")
+    uri = f"sqlite:///{folder / '.swathe' / 'mlflow.db'}"
+    client = MlflowClient(uri, uri)
     parent: str = client.get_run(trial_run).data.tags["mlflow.parentRunId"]
     return parent
 
