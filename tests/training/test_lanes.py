@@ -31,6 +31,9 @@ Histories = dict[int, list[Metrics]]
 INPUTS, BATCH, HIDDEN, EPOCHS, STEPS = 8, 20, 12, 10, 10
 # The rates at which the optimisers learn this task.
 RATES = {"sgd": 0.1, "momentum": 0.02, "nesterov": 0.02, "rmsprop": 1e-3, "adagrad": 0.02, "adam": 2e-3, "adamw": 2e-3}
+# With an eps of 1e-10, Adagrad makes as large a first step for a gradient of rounding errors as for any other: that of a
+# bias before batch normalisation, which the running mean follows.
+OPTIONS: dict[str, dict[str, Any]] = {"adagrad": {"eps": 1e-4}}
 SCHEDULES: dict[str, dict[str, Any]] = {
     "constant": {},
     "cosine": {"name": "cosine"},
@@ -96,7 +99,7 @@ def combinations(norm: str, table: Path) -> list[Recipe]:
             {
                 "model": {"hidden": [HIDDEN], "norm": norm, "activation": "tanh"},
                 "data": {"name": "csv", "path": str(table), "target": "y"},
-                "optim": {"name": optim, "lr": RATES[optim]},
+                "optim": {"name": optim, "lr": RATES[optim], **OPTIONS.get(optim, {})},
                 "schedule": SCHEDULES[schedule],
                 "regularization": REGULARIZATIONS[regularization],
                 "batch_size": BATCH,
@@ -122,7 +125,7 @@ def torch_optimizer(optim: Any, parameters: list[nn.Parameter], l2: float) -> to
         case "rmsprop":
             return torch.optim.RMSprop(parameters, optim.lr, weight_decay=l2, foreach=False)
         case "adagrad":
-            return torch.optim.Adagrad(parameters, optim.lr, weight_decay=l2, foreach=False)
+            return torch.optim.Adagrad(parameters, optim.lr, eps=optim.eps, weight_decay=l2, foreach=False)
         case "adam":
             return torch.optim.Adam(parameters, optim.lr, weight_decay=l2, foreach=False)
         case _:
