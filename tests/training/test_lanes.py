@@ -31,8 +31,8 @@ Histories = dict[int, list[Metrics]]
 INPUTS, BATCH, HIDDEN, EPOCHS, STEPS = 8, 20, 12, 10, 10
 # The rates at which the optimisers learn this task.
 RATES = {"sgd": 0.1, "momentum": 0.02, "nesterov": 0.02, "rmsprop": 1e-3, "adagrad": 0.02, "adam": 2e-3, "adamw": 2e-3}
-# With an eps of 1e-10, Adagrad makes as large a first step for a gradient of rounding errors as for any other: that of a
-# bias before batch normalisation, which the running mean follows.
+# With an eps of 1e-10, Adagrad makes as large a first step for a gradient of rounding errors as for any other: that of
+# a bias before batch normalisation, which the running mean follows.
 OPTIONS: dict[str, dict[str, Any]] = {"adagrad": {"eps": 1e-4}}
 SCHEDULES: dict[str, dict[str, Any]] = {
     "constant": {},
