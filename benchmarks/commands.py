@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
+from benchmarks import machine  # noqa: E402 - the script runs from anywhere
 from benchmarks.overhead import QUIET, RAY_TUNE_ENVIRONMENT, count_recorded  # noqa: E402 - the script runs from anywhere
 from benchmarks.peer import BUFFER, PeerSweep  # noqa: E402
 
@@ -205,3 +207,30 @@ def _training_seconds(database: Path) -> float:
         # Both are unix times in milliseconds.
         milliseconds = connection.execute(reported).fetchone()[0] - connection.execute(began).fetchone()[0]
     return float(milliseconds) / 1000
+
+
+def main(
+    name: str, doc: str, work: Work, measure: Callable[[argparse.Namespace, Work, Path], dict[str, Any]], trials: str
+) -> None:
+    """Run a benchmark's command line: `measure` its work in a folder and, at its full size, write its results.
+
+    `trials` says in its help what `--trials` takes the place of.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, help=f"instead of {trials}")
+    parser.add_argument("--epochs", type=int, help=f"instead of {work.epochs}")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="take medians of N runs")
+    options = parser.parse_args()
+    asked = work.small(options.trials, options.epochs)
+    with tempfile.TemporaryDirectory(prefix=f"{name}-") as made:
+        folder = Path(made)
+        content: dict[str, Any] = {
+            "what": doc.splitlines()[0],
+            **measure(options, asked, folder),
+            "gpu": compare_on_gpu(asked, folder / "gpu"),
+            "machine": machine.describe("ray", "optuna", "mlflow", "torch"),
+        }
+    if asked == work:
+        print(f"Written to {machine.write(name, content).relative_to(ROOT)}")
+    else:
+        print(json.dumps(content, indent=2))

@@ -11,9 +11,7 @@ faster, without any record; Swathe records in both comparisons. 1,000 trials wit
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks import commands, machine  # noqa: E402 - the script runs from anywhere
+from benchmarks import commands  # noqa: E402 - the script runs from anywhere
 from benchmarks.commands import Work  # noqa: E402
 
 WORK = Work(
@@ -76,28 +74,10 @@ def prune(work: Work, folder: Path, repeats: int) -> dict[str, Any]:
     return {"trials": work.trials, "epochs": work.epochs, "cold_seconds": cold["seconds"], **ours}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, help=f"instead of {WORK.trials} and {PRUNED_TRIALS}")
-    parser.add_argument("--epochs", type=int, help=f"instead of {WORK.epochs}")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="take medians of N runs")
-    options = parser.parse_args()
-    work = WORK.small(options.trials, options.epochs)
+def measure(options: argparse.Namespace, work: Work, folder: Path) -> dict[str, Any]:
     pruned = WORK.small(options.trials or PRUNED_TRIALS, options.epochs)
-    with tempfile.TemporaryDirectory(prefix="digits-") as name:
-        folder = Path(name)
-        content: dict[str, Any] = {
-            "what": __doc__.splitlines()[0],
-            **compare(work, folder, options.repeat),
-            "pruned": prune(pruned, folder, options.repeat),
-            "gpu": commands.compare_on_gpu(work, folder / "gpu"),
-            "machine": machine.describe("ray", "optuna", "mlflow", "torch"),
-        }
-    if work == WORK:
-        print(f"Written to {machine.write('digits', content).relative_to(ROOT)}")
-    else:
-        print(json.dumps(content, indent=2))
+    return {**compare(work, folder, options.repeat), "pruned": prune(pruned, folder, options.repeat)}
 
 
 if __name__ == "__main__":
-    main()
+    commands.main("digits", __doc__, WORK, measure, f"{WORK.trials} and {PRUNED_TRIALS}")

@@ -13,11 +13,9 @@ products and AdamW of one trial, on all cores at once (see benchmarks/lanes.py).
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks import commands, machine  # noqa: E402 - the script runs from anywhere
+from benchmarks import commands  # noqa: E402 - the script runs from anywhere
 from benchmarks.commands import CORES, Work  # noqa: E402
 
 EXAMPLES, VALIDATION = 60_000, 10_000
@@ -98,26 +96,9 @@ def limit(rows: dict[str, dict[str, Any]], home: Path) -> dict[str, float]:
     return {"us_per_step": bare, "ratio": most, "remaining": round(ours / bare, 2)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, help=f"instead of {WORK.trials}")
-    parser.add_argument("--epochs", type=int, help=f"instead of {WORK.epochs}")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="take medians of N runs")
-    options = parser.parse_args()
-    work = WORK.small(options.trials, options.epochs)
-    with tempfile.TemporaryDirectory(prefix="fashion-") as name:
-        folder = Path(name)
-        content: dict[str, Any] = {
-            "what": __doc__.splitlines()[0],
-            **compare(work, folder, options.repeat),
-            "gpu": commands.compare_on_gpu(work, folder / "gpu"),
-            "machine": machine.describe("ray", "optuna", "mlflow", "torch"),
-        }
-    if work == WORK:
-        print(f"Written to {machine.write('fashion_mnist', content).relative_to(ROOT)}")
-    else:
-        print(json.dumps(content, indent=2))
+def measure(options: argparse.Namespace, work: Work, folder: Path) -> dict[str, Any]:
+    return compare(work, folder, options.repeat)
 
 
 if __name__ == "__main__":
-    main()
+    commands.main("fashion_mnist", __doc__, WORK, measure, str(WORK.trials))

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from swathe.events import Finished, Report, Slots
+from swathe.training import lane_plan
 from swathe.training.data import Dataset
+from swathe.training.lane_plan import BLOCKS, LanePlan
 from swathe.training.lanes import LaneBlock, LaneReport
 from swathe.training.recipe import Recipe, recipe_from_config
 from swathe.training.solo import Solo
@@ -50,27 +52,16 @@ IDLE_BLOCKS = 4
 ShouldStop = Callable[[int], bool]
 
 
-class Plan(Protocol):
-    """How trials of a structural key are trained on this device; `program`: compiled, eager or solo."""
-
-    @property
-    def lanes(self) -> int: ...
-    @property
-    def program(self) -> str: ...
-    @property
-    def note(self) -> str: ...
-
-
 class Planner(Protocol):
-    """What the engine asks of `training.lane_plan.Planner`."""
+    """What the engine asks of `training.lane_plan.Planner`; a reproduction has its plan from the record."""
 
-    def plan(self, recipe: Recipe) -> Plan:
-        """Return the plan as it is now; takes about a second for a key that was never measured on this device."""
+    def plan(self, recipe: Recipe) -> LanePlan:
+        """Return the plan as it is now; takes about two seconds for a key that was never measured on this device."""
 
     def trained(self, recipe: Recipe, seconds: float) -> None:
         """Take note that an epoch of a trial alone or of an uncompiled block took so long."""
 
-    def out_of_memory(self, recipe: Recipe, lanes: int) -> Plan:
+    def out_of_memory(self, recipe: Recipe, lanes: int) -> LanePlan:
         """Take note that so many lanes are too many, and return the plan from now on."""
 
 
@@ -83,9 +74,7 @@ def run(setup: WorkerSetup, channel: Channel, worker: str) -> None:
 
 def engine(setup: WorkerSetup, channel: Channel, worker: str) -> LaneEngine:
     """Return an engine that measures how many lanes pay on the worker's device."""
-    from swathe.training.lane_plan import Planner as Measuring
-
-    planner = Measuring(
+    planner = lane_plan.Planner(
         setup.device, setup.data, slots=setup.slots, compile=setup.compile, memory_fraction=setup.memory_fraction
     )
     return LaneEngine(setup, channel, worker, planner)
@@ -93,7 +82,7 @@ def engine(setup: WorkerSetup, channel: Channel, worker: str) -> LaneEngine:
 
 def halves(lanes: int) -> tuple[int, int]:
     """Return how many blocks a plan's lanes are trained in, and the lanes of each."""
-    return (2, math.ceil(lanes / 2)) if lanes >= HALVED_LANES else (1, lanes)
+    return (BLOCKS, math.ceil(lanes / BLOCKS)) if lanes >= HALVED_LANES else (1, lanes)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -256,7 +245,7 @@ class LaneEngine:
 
     def _place_one(self, trial: _Trial) -> bool:
         """Return whether the trial needs to wait no more: it is in a block, or it has failed."""
-        plan: Plan | None = None
+        plan: LanePlan | None = None
         try:
             plan = self._planner.plan(trial.recipe)
             self._say_slots(trial.key, plan.lanes)
@@ -283,7 +272,7 @@ class LaneEngine:
             self._said.append(Slots(self._worker, key, slots))
             self._flush()
 
-    def _block_for(self, trial: _Trial, plan: Plan) -> _Block | None:
+    def _block_for(self, trial: _Trial, plan: LanePlan) -> _Block | None:
         """Return the block with the most room, which may be a new one; None when the trial must wait."""
         program = trial.program or plan.program
         if program == "solo":

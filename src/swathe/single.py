@@ -6,13 +6,18 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from swathe.errors import SwatheError
 from swathe.events import Config, Decision, Direction, Failed, Finished, Report, Reported
 from swathe.home import Home
 from swathe.training.recipe import Recipe, recipe_from_config
 from swathe.worker import Emitted, InlineChannel, Job, Note, WorkerSetup, geometry, prepare, run_one_by_one
+
+# It imports PyTorch, which a function may do without.
+if TYPE_CHECKING:
+    from swathe.training.lane_plan import LanePlan
 
 # Tags of a trial on a worker: the geometry has a place of its own, and the rest says nothing of a single run.
 _OF_A_WORKER = ("swathe.geometry", "swathe.lane", "swathe.lane_note")
@@ -149,30 +154,22 @@ def _run_in_lane(setup: WorkerSetup, channel: InlineChannel, lane: LaneGeometry)
         engine.turn(wait=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _RecordedPlan:
-    lanes: int
-    program: str
-    note: str = ""
-
-
 class _AsRecorded:
     """Plans blocks of the geometry that a trial was recorded with."""
 
     def __init__(self, lane: LaneGeometry) -> None:
-        # A block has half of the lanes of a plan, unless there are too few to halve.
-        self._plan = _RecordedPlan(2 * lane.lanes if lane.lanes > 1 else 1, lane.program)
+        from swathe.training.lane_plan import BLOCKS, LanePlan
 
-    def plan(self, recipe: Recipe) -> _RecordedPlan:
+        # A block has its share of a plan's lanes, unless there are too few to halve.
+        self._plan = LanePlan(BLOCKS * lane.lanes if lane.lanes > 1 else 1, lane.program)
+
+    def plan(self, recipe: Recipe) -> LanePlan:
         return self._plan
 
     def trained(self, recipe: Recipe, seconds: float) -> None:
         """Nothing is compiled later: the bits are the program's."""
 
-    def out_of_memory(self, recipe: Recipe, lanes: int) -> _RecordedPlan:
+    def out_of_memory(self, recipe: Recipe, lanes: int) -> LanePlan:
         """Plan a narrower block: the bits of a trial do not depend on its width."""
-        self._plan = _RecordedPlan(max(1, lanes // 2), self._plan.program)
+        self._plan = replace(self._plan, lanes=max(1, lanes // 2))
         return self._plan
-
-    def close(self) -> None:
-        """Nothing runs in the background."""

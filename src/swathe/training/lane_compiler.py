@@ -146,7 +146,6 @@ def _environment() -> dict[str, str]:
 
 def _compile(geometry: Geometry, folder: Path) -> None:
     torch.set_num_threads(geometry.threads)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place, so that it is there as a whole or not at all.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="making-") as made:
         work, ready = Path(made) / "work", Path(made) / "ready"

@@ -44,7 +44,6 @@ from torch.overrides import TorchFunctionMode
 from swathe.errors import BadInputError
 from swathe.training.models import BatchNorm, Dropout
 
-BATCH_NORM_MOMENTUM = BatchNorm.momentum
 # Of SELU's fixed point, times -1: scale * alpha (Klambauer et al. 2017, section 2).
 _SELU_FLOOR = 1.7580993408473766
 # Letters of another error's text that fit into a line.

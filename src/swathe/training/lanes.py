@@ -125,8 +125,7 @@ class LaneBlock:
         else:
             self._program = eager_program(self._geometry)
         self._network = self._program.network
-        # Uncompiled, torch computes what fills no vector of elements by other code, at the end of a tensor: where a
-        # lane's examples are no whole vectors, one lane more, which no trial gets, has the end of every tensor.
+        # One lane more, which no trial gets, has the end of every tensor.
         self._spare = 1 if self._geometry.batch % _WHOLE_ROWS and not self.compiled else 0
         # Those that train, each by its row in the stack, and those that are finished.
         self._live: list[_Lane] = []
