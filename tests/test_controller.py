@@ -41,6 +41,7 @@ from swathe.events import (
     Value,
     WorkerLost,
     WorkerReady,
+    WorkersStart,
 )
 
 ASHA = {"name": "asha", "min_resource": 1, "reduction_factor": 2, "min_early_stopping_rate": 0, "bootstrap_count": 0}
@@ -342,13 +343,52 @@ def test_the_key_that_most_trials_wait_for_comes_first() -> None:
 
 
 def test_no_worker_holds_a_second_trial_while_another_has_none() -> None:
-    trials = "aaaaaaaa"
+    trials = "aaaaaaaaaaaa"
     controller = laned(trials, workers=("v", "w"))
     controller.handle(Slots("v", "a", 8))
     controller.handle(Slots("w", "a", 4))
     commands = draw(controller, trials)
     # By the share of it that is in use: the larger worker gets more.
-    assert [given_to(commands, worker) for worker in "vw"] == [[0, 2, 3, 5, 6], [1, 4, 7]]
+    assert [given_to(commands, worker) for worker in "vw"] == [[0, 2, 3, 5, 6, 8, 9, 11], [1, 4, 7, 10]]
+
+
+def test_no_worker_holds_more_than_its_share_of_what_is_left() -> None:
+    trials = "aaaaaaaa"
+    controller = laned(trials, workers=("v", "w"))
+    controller.handle(Slots("v", "a", 64))
+    controller.handle(Slots("w", "a", 4))
+    commands = draw(controller, trials)
+    assert [len(given_to(commands, worker)) for worker in "vw"] == [4, 4]
+
+
+def test_what_others_have_no_slots_for_is_nobody_s_share() -> None:
+    trials = "a" * 20
+    controller = laned(trials, workers=("v", "w"))
+    controller.handle(Slots("v", "a", 64))
+    controller.handle(Slots("w", "a", 2))
+    commands = draw(controller, trials)
+    assert [len(given_to(commands, worker)) for worker in "vw"] == [18, 2]
+
+
+def test_a_worker_that_is_still_starting_finds_its_share() -> None:
+    trials = "aaaaaaaa"
+    controller = make(key=lambda params: "a", budget=Budget(trials=8), ask_ahead=8)
+    controller.handle(WorkersStart(2))
+    controller.handle(WorkerReady("v"))
+    draw(controller, trials)
+    assert given_to(controller.handle(Slots("v", "a", 64)), "v") == [1, 2, 3]
+    assert given_to(controller.handle(WorkerReady("w")), "w") == [4]
+    assert given_to(controller.handle(Slots("w", "a", 64)), "w") == [5, 6, 7]
+
+
+def test_no_more_points_are_drawn_than_workers_take() -> None:
+    controller = make(key=lambda params: "a", budget=Budget(trials=8), ask_ahead=0)
+    controller.handle(WorkersStart(2))
+    (ask,) = of(controller.handle(WorkerReady("v")), Ask)
+    assert ask == Ask(1)
+    controller.handle(Proposed((Proposal(0, {"key": "a"}),)))
+    (ask,) = of(controller.handle(Slots("v", "a", 64)), Ask)
+    assert ask == Ask(3)
 
 
 def test_a_new_trial_goes_to_the_worker_with_the_most_room() -> None:
@@ -472,6 +512,9 @@ class World:
         self.unsaid: list[tuple[str, str]] = []
         self.done: Done | None = None
         self.late: list[Event] = []
+        self.widest = 1
+        self.expected = self.random.choice([1, 2, 3, 4])
+        self.feed(WorkersStart(self.expected))
 
     def key(self, trial: Value) -> str:
         assert isinstance(trial, int)
@@ -480,6 +523,7 @@ class World:
     def feed(self, event: Event) -> None:
         if isinstance(event, Slots) and event.worker in self.workers:
             self.slots[event.worker, event.key] = event.slots
+            self.widest = max(self.widest, event.slots)
         for command in self.controller.handle(event):
             assert self.done is None
             self.take(command)
@@ -560,9 +604,20 @@ class World:
         if not self.controller.ending:
             self.check_work()
 
+    def share(self) -> int:
+        left = len(self.controller.live) + self.trials - self.proposed
+        equal = math.ceil(left / max(self.expected, len(self.workers)))
+        if equal >= self.widest:
+            return left
+        said = {worker: [slots for (who, _), slots in self.slots.items() if who == worker] for worker in self.workers}
+        return equal + sum(max(0, equal - max(slots)) for slots in said.values() if slots)
+
     def check_work(self) -> None:
         waiting = {self.key(number) for number in self.controller.live - set(self.places)}
+        held = Counter(self.places.values())
         for worker, on in self.workers.items():
+            if held[worker] >= self.share():
+                continue
             own = waiting & {self.key(number) for number in on}
             for key in own or waiting:
                 assert not self.fits(worker, key), f"{worker} has room that nobody filled"

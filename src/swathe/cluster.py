@@ -42,8 +42,8 @@ class Pool(Protocol):
 
     geometry: dict[str, dict[str, str]]
 
-    def start(self) -> None:
-        """Start the workers; each answers with `WorkerReady` when it can train."""
+    def start(self) -> int:
+        """Start the workers and return how many; each answers with `WorkerReady` when it can train."""
 
     def send(self, worker: str, messages: Sequence[Message]) -> None:
         """Queue messages for a worker until `flush`."""
@@ -152,11 +152,14 @@ class RayPool:
         self._gpus = 0.0
         self.geometry: dict[str, dict[str, str]] = {}
 
-    def start(self) -> None:
+    def start(self) -> int:
         import ray
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if self._setup.trainable is None:
+            # Ray's own workers on this machine, which become ours, import it while Ray is still starting.
+            os.environ.setdefault("RAY_preload_python_modules", "torch")
         try:
             ray.init(
                 # Without an address Ray would join whatever runs on this machine.
@@ -181,6 +184,7 @@ class RayPool:
         self._spread(ray.cluster_resources())
         for _ in range(self._workers):
             self._spawn()
+        return self._workers
 
     def _spread(self, resources: dict[str, float]) -> None:
         """Say how many workers there are and what each one gets of the cluster's resources."""
@@ -298,13 +302,14 @@ class InlinePool:
         self._engine: LaneEngine | None = None
         self.geometry: dict[str, dict[str, str]] = {}
 
-    def start(self) -> None:
+    def start(self) -> int:
         prepare(self._setup)
         self.geometry["inline"] = geometry(self._setup)
         if self._setup.trainable is None:
             from swathe import lane_worker
 
             self._engine = lane_worker.engine(self._setup, self._channel, "inline")
+        return 1
 
     def send(self, worker: str, messages: Sequence[Message]) -> None:
         self._channel.put(tuple(messages))

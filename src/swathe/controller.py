@@ -40,6 +40,7 @@ from swathe.events import (
     Value,
     WorkerLost,
     WorkerReady,
+    WorkersStart,
 )
 from swathe.pruners import Pruner
 
@@ -203,7 +204,9 @@ class Controller:
     How waiting trials and workers meet: a worker with room takes first from the queues of the keys that it runs, most
     run first; when those are empty, from the key with the most waiting trials for each worker on it. Of a key whose
     slots a worker has not said yet it gets one trial, and no other such key's before it has said so. The least loaded
-    worker comes first, so that none holds a second trial while another has none.
+    worker comes first, so that none holds a second trial while another has none. However wide it is, none holds more
+    than an equal share of all trials that are left, and of what others have no slots for: workers that are still
+    starting find work too, and all end together.
     """
 
     def __init__(
@@ -230,7 +233,11 @@ class Controller:
         self._workers: dict[str, _Worker] = {}
         # All workers that may have room are among these, so that the full ones cost nothing an event.
         self._roomy: set[str] = set()
+        # How many workers there are to be.
+        self._expected = 1
+        # The slots of all workers, of each those of its widest key; and the most that one has.
         self._width = 0
+        self._widest = 1
         self._held_ahead = 0
         self._trials: dict[int, _Trial] = {}
         # The trials that wait, by key; a queue that is empty is not there.
@@ -290,6 +297,8 @@ class Controller:
             return []
         commands: list[Command] = []
         match event:
+            case WorkersStart(workers):
+                self._expected = workers
             case WorkerReady(worker):
                 self._workers[worker] = _Worker()
                 self._width += 1
@@ -353,6 +362,7 @@ class Controller:
         self._width -= worker.widest
         worker.learn(event.key, event.slots)
         self._width += worker.widest
+        self._widest = max(self._widest, worker.widest)
         self._roomy.add(event.worker)
 
     def _reported(self, event: Reported) -> Iterator[Command]:
@@ -588,7 +598,7 @@ class Controller:
 
     def _give_out(self) -> dict[str, list[Assignment]]:
         given: dict[str, list[Assignment]] = {}
-        waiting_keys = len(self._queues) + 1
+        waiting_keys, share = len(self._queues) + 1, self._share()
         # Once more whenever a queue has run empty: workers that run its key may then take others.
         while len(self._queues) < waiting_keys:
             waiting_keys = len(self._queues)
@@ -598,22 +608,31 @@ class Controller:
             while rooms and self._queues:
                 _, name = heappop(rooms)
                 worker = self._workers[name]
-                key = self._choose(worker)
+                key = self._choose(worker, share)
                 if key is None:
                     continue
                 given.setdefault(name, []).append(self._assign(name, worker, key))
                 heappush(rooms, (worker.load, name))
         return given
 
-    def _choose(self, worker: _Worker) -> str | None:
+    def _choose(self, worker: _Worker, share: int) -> str | None:
         """Return the key whose queue gives this worker its next trial; None: it can take none now."""
-        if worker.full(self._held_ahead):
+        if worker.full(self._held_ahead) or len(worker.running) >= share:
             return None
         own = [key for key in worker.blocks if key in self._queues]
         fitting = [key for key in own or self._queues if worker.fits(key, self._held_ahead)]
         if own:
             return max(fitting, key=lambda key: worker.blocks[key].running, default=None)
         return max(fitting, key=lambda key: len(self._queues[key]) / (1 + self._runners[key]), default=None)
+
+    def _share(self) -> int:
+        """Return how many trials a worker may hold: an equal part of all that are left, and of what others cannot."""
+        left = len(self._trials) + (0 if self._exhausted else max(0, self._budget.trials - self._proposed))
+        equal = -(-left // max(self._expected, len(self._workers), 1))
+        if equal >= self._widest:
+            return left
+        # Who has said nothing of lanes yet may have as many as it likes.
+        return equal + sum(max(0, equal - worker.widest) for worker in self._workers.values() if len(worker.slots) > 1)
 
     def _assign(self, name: str, worker: _Worker, key: str) -> Assignment:
         queue = self._queues[key]
@@ -640,10 +659,10 @@ class Controller:
     def _ask(self) -> Iterator[Command]:
         if not self._may_ask():
             return
-        free = 0
+        free, share = 0, self._share()
         for name in self._roomy:
             worker = self._workers[name]
-            free += worker.room(worker.widest, self._held_ahead)
+            free += min(worker.room(worker.widest, self._held_ahead), max(0, share - len(worker.running)))
         ahead = self._width if self._ask_ahead is None else self._ask_ahead
         wanted = min(free + ahead - self._waiting, self._budget.trials - self._proposed)
         if wanted > 0:

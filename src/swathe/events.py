@@ -93,6 +93,13 @@ class WorkerReady:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkersStart:
+    """So many workers are starting; each is there when it says `WorkerReady`."""
+
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
 class Slots:
     """A worker trains up to `slots` trials of one structural key side by side; 1: it trains them alone."""
 
@@ -160,7 +167,7 @@ class Tick:
     elapsed: float
 
 
-Event = WorkerReady | Slots | WorkerLost | Reported | Finished | Failed | Proposed | StopAsked | Tick
+Event = WorkersStart | WorkerReady | Slots | WorkerLost | Reported | Finished | Failed | Proposed | StopAsked | Tick
 
 
 # Commands: what the runtime must now do.

@@ -145,6 +145,7 @@ class Sweep:
         return [Metric(_clean(name), float(value), _ms(moment), step) for name, value in metrics.items()]
 
     def _log_plots(self, runs: Runs, summary: Mapping[str, Any]) -> None:
+        _import_optuna_s_plots()
         import optuna
 
         from swathe import plots
@@ -297,8 +298,25 @@ def _view(name: str, metric: str, direction: str, space: Sequence[str]) -> dict[
 
 def _get_ready_to_finish() -> None:
     """Import what the end of a sweep needs, which takes seconds, while there is nothing else to do."""
-    for name in ("swathe.plots", "swathe.study", "swathe.mlflow_models", "mlflow.pyfunc", "optuna.importance"):
+    _import_optuna_s_plots()
+    for name in ("swathe.plots", "swathe.study", "swathe.mlflow_models", "mlflow.pyfunc"):
         importlib.import_module(name)
+
+
+def _import_optuna_s_plots() -> None:
+    """Import Optuna's plots and importances without the libraries that only others of their kind use.
+
+    Optuna does without a library that is not there; these two are, and take three seconds of a core, beside workers
+    that train.
+    """
+    hidden = {name: None for name in ("matplotlib", "sklearn") if name not in sys.modules}
+    sys.modules.update(hidden)  # type: ignore[arg-type]
+    try:
+        for name in ("optuna.visualization", "optuna.importance"):
+            importlib.import_module(name)
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def _clean(name: str) -> str:

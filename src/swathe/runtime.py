@@ -42,6 +42,7 @@ from swathe.events import (
     Value,
     WorkerLost,
     WorkerReady,
+    WorkersStart,
 )
 from swathe.home import Home, SweepCard, SweepFolder, write_aside
 from swathe.occupancy import Occupancy
@@ -349,7 +350,7 @@ class _Session:
             if self._done is None:
                 card = self._plan.card
                 self._say(f"Sweep {card.name}: {card.trials} trials; starting workers ...")
-                self._pool.start()
+                self._handle(WorkersStart(self._pool.start()))
                 self._interrupts.listen()
             while self._done is None:
                 self._take_and_attend(self._pool.poll(POLL_SECONDS))

@@ -82,7 +82,7 @@ def lanes(recipes: list[Recipe], dtype: torch.dtype, spoilt: int | None = None) 
     count = len(recipes)
     layout = Layout.of({str(index): value for index, value in enumerate(start)})
     rows = layout.join([value.expand(count, *value.shape) for value in start])
-    first, second = torch.zeros_like(rows), torch.zeros_like(rows)
+    first, second = ([torch.zeros_like(piece) for piece in rows] for _ in range(2))
     tables = torch.stack(
         [torch.from_numpy(coefficients(recipe, 0, [recipe.optim.lr] * STEPS)) for recipe in recipes], dim=1
     ).to(dtype)
@@ -113,9 +113,9 @@ def test_what_is_not_finite_in_a_lane_stays_there() -> None:
 def test_the_norm_is_each_lane_s_own_before_clipping() -> None:
     recipe = Recipe(regularization=Regularization(clip_norm=0.1))
     gradient = torch.tensor([[3.0, 0.0, 4.0], [6.0, 0.0, 8.0]])
-    rows = [torch.zeros_like(gradient) for _ in range(3)]
+    rows = [[torch.zeros(2, 2), torch.zeros(2, 1)] for _ in range(3)]
     table = torch.from_numpy(coefficients(recipe, 0, [0.1])).float().expand(2, -1)
-    norm = update(*rows, gradient, table)
+    norm = update(*rows, list(gradient.split(2, dim=1)), table)
     assert norm.tolist() == [5.0, 10.0]
 
 

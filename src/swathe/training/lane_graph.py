@@ -37,8 +37,11 @@ def traced(function: Callable[..., Any], examples: Sequence[Tensor], laned: Sequ
     mode = FakeTensorMode(shape_env=environment)
     with mode:
         inputs = [
-            torch.empty(
-                (lanes, *example.shape[1:]) if open_ else example.shape, dtype=example.dtype, device=example.device
+            torch.empty_strided(
+                (lanes, *example.shape[1:]) if open_ else example.shape,
+                example.stride(),
+                dtype=example.dtype,
+                device=example.device,
             )
             for example, open_ in zip(examples, laned, strict=True)
         ]
@@ -46,8 +49,17 @@ def traced(function: Callable[..., Any], examples: Sequence[Tensor], laned: Sequ
         graph = make_fx(function, tracing_mode="real")(*inputs)
     if environment.replacements:
         raise RuntimeError("the program of a block depends on its number of lanes")
+    _drop_views(graph)
     _turn_products(graph)
     return graph, inputs
+
+
+def _drop_views(graph: GraphModule) -> None:
+    """Take out the views of a tensor in the shape that it has; vmap leaves one after each product."""
+    for node in list(graph.graph.nodes):
+        if node.target is aten.view.default and node.meta["val"].shape == node.args[0].meta["val"].shape:
+            node.replace_all_uses_with(node.args[0])
+    graph.graph.eliminate_dead_code()
 
 
 def _turn_products(graph: GraphModule) -> None:

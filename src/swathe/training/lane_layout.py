@@ -11,41 +11,77 @@ from torch import Tensor
 # Each tensor begins at a multiple of so many elements: 64 bytes of float32. Matrix products may depend on alignment in
 # their last bits, and a trial's numbers must not depend on its lane.
 _UNIT = 16
+# A tensor of at least so many elements is updated by itself, with its gradient where a product has put it. A pass over
+# each of the small ones would cost more than to copy their gradients side by side.
+_LARGE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The columns of a row from `begin` to `end`, and which tensors lie there, in order."""
+
+    begin: int
+    end: int
+    tensors: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Names and shapes of one lane's tensors, and where each begins in its row of `width` elements."""
+    """Names and shapes of one lane's tensors, and where each begins in its row of `width` elements.
+
+    Each large tensor is a piece of the row, and so are all small ones together, if there are any.
+    """
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
     offsets: tuple[int, ...]
+    pieces: tuple[Piece, ...]
     width: int
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Layout:
-        """Lay out tensors one after the other."""
-        offsets, width = [], 0
-        for tensor in tensors.values():
-            offsets.append(width)
-            width += -(-tensor.numel() // _UNIT) * _UNIT
-        return cls(tuple(tensors), tuple(tensor.shape for tensor in tensors.values()), tuple(offsets), width)
+        """Lay out tensors one after the other, the large ones first."""
+        shapes = tuple(tensor.shape for tensor in tensors.values())
+        large = [(index,) for index, shape in enumerate(shapes) if shape.numel() >= _LARGE]
+        small = tuple(index for index, shape in enumerate(shapes) if shape.numel() < _LARGE)
+        offsets, pieces, width = [0] * len(shapes), [], 0
+        for members in (*large, small) if small else large:
+            begin = width
+            for index in members:
+                offsets[index] = width
+                end = width + shapes[index].numel()
+                width = -(-end // _UNIT) * _UNIT
+            pieces.append(Piece(begin, end, members))
+        return cls(tuple(tensors), shapes, tuple(offsets), tuple(pieces), width)
 
-    def split(self, rows: Tensor) -> list[Tensor]:
+    def cut(self, rows: Tensor) -> list[Tensor]:
+        """Return the pieces of `rows` `[K, width]` as views."""
+        return [rows[:, piece.begin : piece.end] for piece in self.pieces]
+
+    def split(self, pieces: list[Tensor]) -> list[Tensor]:
+        """Return each tensor that lies in the pieces of K rows as a view `[K, *shape]`."""
+        found: dict[int, Tensor] = {}
+        for piece, columns in zip(self.pieces, pieces, strict=True):
+            for index in piece.tensors:
+                shape, begin = self.shapes[index], self.offsets[index] - piece.begin
+                found[index] = columns[:, begin : begin + shape.numel()].view(-1, *shape)
+        return [found[index] for index in range(len(self.names))]
+
+    def tensors(self, rows: Tensor) -> list[Tensor]:
         """Return each tensor of `rows` `[K, width]` as a view `[K, *shape]`."""
-        return [
-            rows[:, offset : offset + shape.numel()].view(-1, *shape)
-            for offset, shape in zip(self.offsets, self.shapes, strict=True)
-        ]
+        return self.split(self.cut(rows))
 
-    def join(self, tensors: list[Tensor]) -> Tensor:
-        """Return rows `[K, width]` of tensors `[K, *shape]`, with zeros between them."""
+    def join(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Return the pieces of K rows of tensors `[K, *shape]`, with zeros between them."""
+        return [self._piece(piece, tensors) for piece in self.pieces]
+
+    def _piece(self, piece: Piece, tensors: list[Tensor]) -> Tensor:
         # Not `len`, which would fix the number in a graph that is traced.
         lanes, parts = tensors[0].shape[0], []
-        for index, (tensor, shape) in enumerate(zip(tensors, self.shapes, strict=True)):
-            parts.append(tensor.reshape(lanes, shape.numel()))
-            end = self.offsets[index + 1] if index + 1 < len(self.offsets) else self.width
-            if gap := end - self.offsets[index] - shape.numel():
+        for index, end in zip(piece.tensors, [*(self.offsets[i] for i in piece.tensors[1:]), piece.end], strict=True):
+            size = self.shapes[index].numel()
+            parts.append(tensors[index].reshape(lanes, size))
+            if gap := end - self.offsets[index] - size:
                 # A block of zeros and no padding, which would fix it too.
-                parts.append(tensor.new_zeros(lanes, gap))
-        return torch.cat(parts, dim=1)
+                parts.append(tensors[index].new_zeros(lanes, gap))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]

@@ -1,6 +1,6 @@
 """One update rule with coefficients a lane, which covers every optimiser of `optim.Update`.
 
-The parameters of a lane are one row p `[K, width]`, so that a step is one pass over memory however many layers there
+The parameters p of a lane are a row in a few pieces, so that a step is one pass over memory however many layers there
 are. With the gradient g, in the order of `Update`: g += l1 * sign(p); clipping of g's norm; p *= decay; g += l2 * p;
 then
 
@@ -91,21 +91,27 @@ def coefficients(recipe: Recipe, first: int, rates: Sequence[float]) -> NDArray[
     return table
 
 
-def update(p: Tensor, m: Tensor, v: Tensor, g: Tensor, table: Tensor) -> Tensor:
-    """Update `[K, width]` in place, the gradient too; returns the gradient's norms `[K]` before clipping.
+def update(p: list[Tensor], m: list[Tensor], v: list[Tensor], g: list[Tensor], table: Tensor) -> Tensor:
+    """Update the pieces `[K, columns]` of K rows in place, the gradient's too; returns its norms `[K]` before clipping.
 
     `table` is `[K, Coefficient]`. Nothing is reduced over lanes, and what does not apply to a lane is chosen away, not
     multiplied by 0: what is not finite in one lane stays there.
     """
+    for parameters, gradient in zip(p, g, strict=True):
+        gradient.addcmul_(parameters.sign(), table[:, Coefficient.L1, None])
+    norm = torch.stack([gradient.square().sum(1) for gradient in g]).sum(0).sqrt()
+    bound = table[:, Coefficient.CLIP_NORM]
+    scale = torch.where(bound.isinf(), 1.0, (bound / (norm + 1e-6)).clamp(max=1.0))[:, None]
+    for piece in zip(p, m, v, g, strict=True):
+        _update_piece(*piece, scale, table)
+    return norm
 
+
+def _update_piece(p: Tensor, m: Tensor, v: Tensor, g: Tensor, scale: Tensor, table: Tensor) -> None:
     def column(coefficient: Coefficient) -> Tensor:
         return table[:, coefficient, None]
 
-    g.addcmul_(p.sign(), column(Coefficient.L1))
-    norm = g.square().sum(1).sqrt()
-    bound = table[:, Coefficient.CLIP_NORM]
-    scale = torch.where(bound.isinf(), 1.0, (bound / (norm + 1e-6)).clamp(max=1.0))
-    g.mul_(scale[:, None])
+    g.mul_(scale)
     p.mul_(column(Coefficient.DECAY))
     g.addcmul_(p, column(Coefficient.L2))
     m.mul_(column(Coefficient.M_KEEP)).addcmul_(g, column(Coefficient.M_TAKE))
@@ -114,4 +120,3 @@ def update(p: Tensor, m: Tensor, v: Tensor, g: Tensor, table: Tensor) -> Tensor:
     direction = torch.where(nesterov > 0, torch.addcmul(g, m, nesterov), m)
     denominator = v.sqrt().mul_(v_scale).add_(column(Coefficient.EPS))
     p.sub_(direction.div_(torch.where(v_scale > 0, denominator, 1.0)).mul_(column(Coefficient.RATE)))
-    return norm

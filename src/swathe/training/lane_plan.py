@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from swathe.training.structure import can_lane, structural_key
 _TRIED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # A larger block must be so much cheaper a lane to be worth its memory, its cache misses and its longer epochs.
 _WORTH = 0.95
-# For each number of lanes: steps that are timed (at least one, at most so many), and for how long (seconds).
-_STEPS, _SECONDS = 24, 0.12
+# With so much more a lane, still larger blocks are not tried.
+_WORSE = 1.25
+# A step is timed in so many turns of at most so many runs, and for how long altogether (seconds).
+_TURNS, _RUNS, _SECONDS = 3, 8, 0.12
 # Blocks of one structure that a worker keeps: while the decisions on one's reports are under way, the other trains.
 BLOCKS = 2
 # Trials of a structure that have trained alone for so long (seconds) are worth the tracing and measuring of lanes.
@@ -158,26 +161,30 @@ class Planner:
 
     def _probe(self, recipe: Recipe, program: str, most: int) -> int:
         """Return the lanes of a block beyond which a step of a lane gets no cheaper; 0 when alone is cheapest."""
-        alone = _seconds_a_step(self._solo_steps(recipe))
-        best, lanes = alone, 0
+        best, lanes = self._solo_steps(recipe), 0
         for count in (count for count in _TRIED if BLOCKS * count <= max(most, BLOCKS)):
             try:
-                seconds = _seconds_a_step(self._lane_steps(recipe, count, program)) / count
+                step = self._lane_steps(recipe, count, program)
+                cost = _relative_cost(step, count, best, max(lanes, 1))
+                if cost < _WORTH:
+                    # Once more: a slow moment of the machine must not pass for a merit of more lanes.
+                    cost = max(cost, _relative_cost(step, count, best, max(lanes, 1)))
             except (MemoryError, torch.OutOfMemoryError):
                 break
-            if seconds < best * _WORTH:
-                best, lanes = seconds, count
-            elif seconds > best * 1.25 and lanes:
+            if cost < _WORTH:
+                best, lanes = step, count
+            elif cost > _WORSE and lanes:
                 break
         return lanes
 
-    def _solo_steps(self, recipe: Recipe) -> Callable[[], None]:
+    def _solo_steps(self, recipe: Recipe) -> Callable[[], object]:
         return Solo(recipe, self._device, self._cache).step_to_time()
 
-    def _lane_steps(self, recipe: Recipe, lanes: int, program: str) -> Callable[[], None]:
+    def _lane_steps(self, recipe: Recipe, lanes: int, program: str) -> Callable[[], object]:
         block = LaneBlock(recipe, lanes, self._device, self._cache, compiled=program == "compiled")
         for tag in range(lanes):
-            block.admit(recipe, tag)
+            # Each with examples of its own.
+            block.admit(replace(recipe, seed=tag), tag)
         return block.step_to_time()
 
     def _fitting(self, geometry: Geometry) -> int:
@@ -214,23 +221,36 @@ def _device_name(device: str) -> str:
     return f"{torch.backends.cpu.get_cpu_capability()} {os.uname().machine}"
 
 
-def _seconds_a_step(step: Callable[[], None]) -> float:
-    """Return the fastest of some steps, without the first, which may load and allocate."""
+def _relative_cost(step: Callable[[], object], lanes: int, other: Callable[[], object], others: int) -> float:
+    """Return what a lane of a step costs, as a multiple of what a lane of the other step does."""
+    seconds, before = _seconds_a_step(step, other)
+    return (seconds / lanes) / (before / others)
+
+
+def _seconds_a_step(*steps: Callable[[], object]) -> list[float]:
+    """Return the fastest of some runs of each step.
+
+    They take turns, so that all have the machine's fast moments; but each runs a few times in a row and the first of
+    them does not count, as it finds another's data in the caches.
+    """
+    seconds = [math.inf] * len(steps)
+    for _ in range(_TURNS):
+        for index, step in enumerate(steps):
+            step()
+            end = time.perf_counter() + _SECONDS / _TURNS
+            for _ in range(_RUNS):
+                seconds[index] = min(seconds[index], _seconds(step))
+                if time.perf_counter() > end:
+                    break
+    return seconds
+
+
+def _seconds(step: Callable[[], object]) -> float:
+    began = time.perf_counter()
     step()
-    return min(_timed(step))
-
-
-def _timed(step: Callable[[], None]) -> Iterator[float]:
-    end = time.perf_counter() + _SECONDS
-    for _ in range(_STEPS):
-        began = time.perf_counter()
-        step()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        yield now - began
-        if now > end:
-            return
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 def _remembered(file: Path) -> int | None:

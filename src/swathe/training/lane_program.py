@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ _PROGRAMS = 16
 
 Tensors = list[Tensor]
 Graph = Callable[[Tensors], Tensors]
+# Trains a step on the examples `rows` `[K, batch]`, with coefficients `[K, Coefficient]` and the words `[K, layers, 2]`
+# that dropout masks are drawn from; returns losses and gradient norms `[K]`.
+Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class Stack:
         return [self.parameters, self.first_moment, self.second_moment, self.buffers]
 
     def all(self) -> Tensors:
-        """Return what a step takes, and changes in place."""
+        """Return everything that a lane has a row of."""
         return [*self.saved(), self.thresholds, self.scales]
 
     def first(self, lanes: int) -> Stack:
@@ -125,10 +129,19 @@ class Network:
         scales = torch.ones(layers, dtype=dtype, device=device)
         return Stack(parameters, first, second, zeros(self.buffers), thresholds, scales)
 
+    def pieces(self, stack: Stack) -> Tensors:
+        """Return what a step takes of a stack, and changes in place: the pieces of its rows, as views."""
+        rows = [stack.parameters, stack.first_moment, stack.second_moment]
+        cut = [piece for tensor in rows for piece in self.parameters.cut(tensor)]
+        return [*cut, *self.buffers.cut(stack.buffers), stack.thresholds, stack.scales]
+
     def step(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Train a step; returns losses and gradient norms `[K]`, for the tensors of a stack and `_examples().step`."""
+        """Train a step; returns losses and gradient norms `[K]`, for the `pieces` of a stack and `_examples().step`."""
         self._module.train()
-        parameters, first, second, buffers, thresholds, scales, x, y, rows, table, words = tensors
+        given = iter(tensors)
+        parameters, first, second = (list(islice(given, len(self.parameters.pieces))) for _ in range(3))
+        buffers = list(islice(given, len(self.buffers.pieces)))
+        thresholds, scales, x, y, rows, table, words = given
         batch = (rows.shape[0], self.geometry.batch)
         with torch.enable_grad():
             leaves = [tensor.detach().requires_grad_() for tensor in self.parameters.split(parameters)]
@@ -143,7 +156,9 @@ class Network:
         if statistics:
             momenta = [norm.momentum for norm in self._norms for _ in ("mean", "variance")]
             moves = zip(self.buffers.split(buffers), statistics, momenta, strict=True)
-            buffers.copy_(self.buffers.join([old * (1 - momentum) + new * momentum for old, new, momentum in moves]))
+            moved = self.buffers.join([old * (1 - momentum) + new * momentum for old, new, momentum in moves])
+            for place, value in zip(buffers, moved, strict=True):
+                place.copy_(value)
         return losses.mean(1), norm
 
     def evaluate(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,7 +166,7 @@ class Network:
         self._module.eval()
         parameters, buffers, x, y, counted = tensors
         lanes = parameters.shape[0]
-        split = self.parameters.split(parameters), self.buffers.split(buffers)
+        split = self.parameters.tensors(parameters), self.buffers.tensors(buffers)
         outputs, _ = self._forward(*split, {}, x.expand(lanes, *x.shape))
         losses, _ = self._losses(outputs, y.expand(lanes, *y.shape), None)
         loss = torch.where(counted, losses, 0.0).double().sum(1)
@@ -204,8 +219,9 @@ class Network:
     def graphs(self) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
         """Return the traced graphs of a step and of an evaluation, each with fake tensors for its inputs."""
         stack, examples = self.new_stack(2), self._examples()
-        laned = [True] * len(stack.all())
-        step = traced(self.step, [*stack.all(), *examples.step], [*laned, False, False, True, True, True])
+        pieces = self.pieces(stack)
+        laned = [*(True for _ in pieces), False, False, True, True, True]
+        step = traced(self.step, [*pieces, *examples.step], laned)
         evaluation = [stack.parameters, stack.buffers, *examples.evaluation]
         return step, traced(self.evaluate, evaluation, [True, True, False, False, False])
 
@@ -242,15 +258,15 @@ class Program:
         self._step = step
         self._evaluation = evaluation
 
-    def step(
-        self, stack: Stack, x: Tensor, y: Tensor, rows: Tensor, table: Tensor, words: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Train a step on the examples `rows` `[K, batch]` of `x` and `y`; returns losses and gradient norms `[K]`.
+    def stepper(self, stack: Stack, x: Tensor, y: Tensor) -> Step:
+        """Return a function that trains a step of the stack's lanes on examples of `x` and `y`."""
+        fixed = [*self.network.pieces(stack), x, y]
 
-        `table` is `[K, Coefficient]` and `words` `[K, layers, 2]` what dropout masks are drawn from.
-        """
-        loss, norm = self._step([*stack.all(), x, y, rows, table, words])
-        return loss, norm
+        def step(rows: Tensor, table: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+            loss, norm = self._step([*fixed, rows, table, words])
+            return loss, norm
+
+        return step
 
     def evaluate(self, stack: Stack, x: Tensor, y: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
         """Return each lane's sum of losses and number of right answers, over the rows that are `counted` `[rows]`."""

@@ -18,7 +18,7 @@ from swathe.errors import BadInputError, bad_value
 from swathe.training import lane_compiler, streams
 from swathe.training.data import Dataset, load
 from swathe.training.lane_optim import Coefficient, coefficients
-from swathe.training.lane_program import Geometry, Program, Stack, compiled_program, eager_program
+from swathe.training.lane_program import Geometry, Program, Stack, Step, compiled_program, eager_program
 from swathe.training.models import build
 from swathe.training.recipe import Recipe, check
 from swathe.training.schedule import EarlyStopping, LearningRate
@@ -252,7 +252,8 @@ class LaneBlock:
         parameters, _, _, buffers = self._rows(self._lane(tag))
         state: dict[str, Tensor] = {}
         for layout, row in ((network.parameters, parameters), (network.buffers, buffers)):
-            state |= {name: value[0].clone() for name, value in zip(layout.names, layout.split(row[None]), strict=True)}
+            tensors = zip(layout.names, layout.tensors(row[None]), strict=True)
+            state |= {name: tensor[0].clone() for name, tensor in tensors}
         return {name: state[name] for name in network.names}
 
     def cut(self, tag: int) -> LaneState:
@@ -271,19 +272,14 @@ class LaneBlock:
         for rows, old in zip(self._stack.all(), before.all(), strict=True):
             rows[:live] = old[:live]
 
-    def step_to_time(self) -> Callable[[], None]:
-        """Return a function that trains the live lanes for one step, again and again the same: only its time counts."""
+    def step_to_time(self) -> Callable[[], object]:
+        """Return a function that trains the live lanes for a step of their first epoch: only its time counts."""
         lanes = list(self._live)
         for lane in lanes:
             lane.epoch = 1
-        order, table, words = self._order(lanes), self._table(lanes), self._words(lanes)
-        x, y = self._train
-        stack = self._stack.first(len(self._live) + self._spare)
-
-        def step() -> None:
-            self._program.step(stack, x, y, order[0], table[0], words[0])
-
-        return step
+        train = self._stepper()
+        steps = itertools.cycle(zip(self._order(lanes), self._table(lanes), self._words(lanes), strict=True))
+        return lambda: train(*next(steps))
 
     def _lane(self, tag: int) -> _Lane:
         for lane in (*self._live, *self._finished):
@@ -340,7 +336,7 @@ class LaneBlock:
         for rows in stack.saved():
             rows[index] = 0
         for layout, rows in ((network.parameters, stack.parameters), (network.buffers, stack.buffers)):
-            for name, place in zip(layout.names, layout.split(rows[index : index + 1]), strict=True):
+            for name, place in zip(layout.names, layout.tensors(rows[index : index + 1]), strict=True):
                 place[0] = state[name]
 
     def _train_epoch(self, should_stop: Callable[[int], bool]) -> list[_Step]:
@@ -348,8 +344,7 @@ class LaneBlock:
         history: list[_Step] = []
         lanes = list(self._live)
         order, table, words = self._order(lanes), self._table(lanes), self._words(lanes)
-        x, y = self._train
-        stack = self._stack.first(len(self._live) + self._spare)
+        train = self._stepper()
         for step in range(self._steps):
             for lane in [lane for lane in self._live if should_stop(lane.tag)]:
                 self._take_out(lane)
@@ -361,14 +356,17 @@ class LaneBlock:
                     break
                 spared = places + list(range(order.shape[1] - self._spare, order.shape[1]))
                 order, table, words = order[:, spared], table[:, spared], words[:, spared]
-                stack = self._stack.first(len(self._live) + self._spare)
-            loss, norm = self._program.step(stack, x, y, order[step], table[step], words[step])
+                train = self._stepper()
+            loss, norm = train(order[step], table[step], words[step])
             history.append((lanes, loss, norm))
             if step % CHECK_STEPS == CHECK_STEPS - 1:
                 finite = loss.isfinite().tolist()
                 for lane in [lane for lane, fine in zip(lanes, finite, strict=False) if not fine]:
                     self._finish(lane)
         return history
+
+    def _stepper(self) -> Step:
+        return self._program.stepper(self._stack.first(len(self._live) + self._spare), *self._train)
 
     def _order(self, lanes: list[_Lane]) -> Tensor:
         """Return the examples of each step, `[steps, K, batch]`; a spare lane repeats the first one."""

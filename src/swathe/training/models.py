@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 _SMALL = 0.01
 
 Layer = tuple[str, nn.Module]
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class BatchNorm(nn.Module):
@@ -182,10 +184,19 @@ def _cnn(model: CNN, outputs: int, image_shape: tuple[int, int, int] | None, dro
     return layers
 
 
-# The weights are drawn by `initialise`: torch must not draw from its global stream first.
 def _linear(inputs: int, outputs: int) -> nn.Linear:
-    return nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+    return _empty(nn.Linear(inputs, outputs, device="meta"))
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1, device="meta").to_empty(device="cpu")
+    return _empty(nn.Conv2d(inputs, outputs, 3, padding=1, device="meta"))
+
+
+def _empty(layer: Module) -> Module:
+    """Give a layer that was made on no device its memory; `initialise` draws its weights.
+
+    On a device torch would draw them first, from its global stream. Its own `to_empty` imports all of SymPy.
+    """
+    for name, parameter in list(layer.named_parameters(recurse=False)):
+        setattr(layer, name, nn.Parameter(torch.empty(parameter.shape)))
+    return layer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -100,15 +101,12 @@ class Solo:
         """Return a copy of the network's parameters and buffers, on the CPU."""
         return {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
 
-    def step_to_time(self) -> Callable[[], None]:
-        """Return a function that trains for one step, again and again the same: only its time counts."""
-        rows = torch.randperm(len(self._data.train_x))[: self._batch].to(self._device)
+    def step_to_time(self) -> Callable[[], object]:
+        """Return a function that trains for a step of a first epoch: only its time counts."""
+        order = torch.randperm(len(self._data.train_x)).to(self._device)
+        batches = itertools.cycle(order[: self._steps * self._batch].view(self._steps, self._batch))
         self.network.train()
-
-        def step() -> None:
-            self._step(1, 0, rows)
-
-        return step
+        return lambda: self._step(1, 0, next(batches))
 
     def _step(self, epoch: int, step: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Train one step on the examples `rows`; returns the loss and the gradient norm, left on the device."""
