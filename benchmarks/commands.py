@@ -115,13 +115,22 @@ def forget(home: Path) -> None:
 def compare(
     work: Work, home: Path, peers: Mapping[str, Callable[[], dict[str, Any]]], repeats: int, *overrides: str
 ) -> dict[str, Any]:
-    """Run Swathe and each peer in turn, `repeats` times over; returns medians of each, with all their seconds."""
+    """Run Swathe and each peer in turn, `repeats` times over; returns medians of each, with all their seconds.
+
+    Swathe runs before and after each peer: a moment in which the machine is slow, which is little of a peer's minutes,
+    must not be all of Swathe's seconds.
+    """
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("swathe", *peers)}
-    for _ in range(repeats):
+
+    def ours() -> None:
         forget(home)
         runs["swathe"].append(run_swathe(work, home, *overrides))
+
+    for _ in range(repeats):
+        ours()
         for name, run in peers.items():
             runs[name].append(run())
+            ours()
     return {name: summary(rows) for name, rows in runs.items()}
 
 

@@ -56,10 +56,10 @@ class Champion(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined, u
         import torch
 
         from swathe.training.models import build
-        from swathe.training.recipe import CNN, recipe_from_config
+        from swathe.training.recipe import IMAGE_MODELS, recipe_from_config
 
         model, image_shape = recipe_from_config(self.config).model, None
-        if isinstance(model, CNN):
+        if isinstance(model, IMAGE_MODELS):
             channels = next(weight.shape[1] for weight in self.state.values() if weight.dim() == 4)
             side = math.isqrt(features // channels)
             image_shape = channels, side, side

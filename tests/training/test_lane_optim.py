@@ -21,6 +21,7 @@ REGULARIZATIONS = {
     "l2": Regularization(l2=1e-2),
     "decoupled": Regularization(weight_decay=0.1),
     "clipping": Regularization(clip_norm=1.0),
+    "clipping by value": Regularization(clip_value=0.5),
     "all": Regularization(l1=1e-2, l2=1e-2, weight_decay=0.1, clip_norm=1.0),
 }
 RECIPES = [
@@ -71,6 +72,8 @@ def oracle(recipe: Recipe, dtype: torch.dtype) -> list[Tensor]:
                 parameter.grad = gradient + regularization.l1 * parameter.sign()
             if regularization.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, regularization.clip_norm)
+            if regularization.clip_value is not None:
+                nn.utils.clip_grad_value_(parameters, regularization.clip_value)
             for parameter in parameters:
                 parameter.mul_(1 - recipe.optim.lr * decay)
         optimizer.step()
@@ -115,8 +118,8 @@ def test_the_norm_is_each_lane_s_own_before_clipping() -> None:
     gradient = torch.tensor([[3.0, 0.0, 4.0], [6.0, 0.0, 8.0]])
     rows = [[torch.zeros(2, 2), torch.zeros(2, 1)] for _ in range(3)]
     table = torch.from_numpy(coefficients(recipe, 0, [0.1])).float().expand(2, -1)
-    norm = update(*rows, list(gradient.split(2, dim=1)), table)
-    assert norm.tolist() == [5.0, 10.0]
+    norms = update(*rows, list(gradient.split(2, dim=1)), table, [(0, slice(0, 2)), (1, slice(0, 1)), (0, slice(1, 2))])
+    assert norms.tolist() == [[5.0, 3.0, 4.0, 0.0], [10.0, 6.0, 8.0, 0.0]]
 
 
 def test_bias_correction_goes_on_from_the_first_step() -> None:

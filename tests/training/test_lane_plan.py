@@ -71,6 +71,16 @@ def test_lanes_that_do_not_pay_are_none(cache: Path, monkeypatch: pytest.MonkeyP
     assert "slower" in plan.note
 
 
+def test_a_resnet_is_trained_alone_unless_lanes_are_asked_for(cache: Path) -> None:
+    deep = recipe_from_config({"data": {"limit": 90}, "model": {"name": "resnet_cifar", "depth": 8, "width": 2}})
+    some = planner(cache)
+    some.trained(deep, 4.0)
+    plan = some.plan(deep)
+    assert (plan.lanes, plan.program) == (1, "solo")
+    assert "lanes.slots" in plan.note
+    assert planner(cache, slots=3).plan(deep).lanes == 3
+
+
 def test_one_slot_trains_everything_alone(cache: Path) -> None:
     assert planner(cache, slots=1).plan(recipe()) == LanePlan(1, "solo")
 

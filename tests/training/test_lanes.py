@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.optim import lr_scheduler
 
 from swathe.errors import BadInputError
 from swathe.training import lane_compiler, streams
@@ -41,6 +42,14 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "plateau": {"name": "plateau", "factor": 0.5, "patience": 0, "threshold": 0.2},
     "warm-up": {"warmup_steps": 30},
 }
+# Each with every optimiser, and not with every regularisation: a lane sees of a schedule only its rates, which the
+# schedules above vary in every way.
+MORE_SCHEDULES: list[dict[str, Any]] = [
+    {"name": "exponential", "gamma": 0.8},
+    {"name": "linear"},
+    {"name": "polynomial", "power": 2.0},
+    {"name": "one_cycle"},
+]
 REGULARIZATIONS: dict[str, dict[str, Any]] = {
     "none": {},
     "dropout": {"dropout": 0.3},
@@ -48,6 +57,7 @@ REGULARIZATIONS: dict[str, dict[str, Any]] = {
     "l2": {"l2": 1e-2},
     "decoupled": {"weight_decay": 0.1},
     "clipping": {"clip_norm": 0.5},
+    "clipping by value": {"clip_value": 0.01},
     "smoothing": {"label_smoothing": 0.1},
 }
 
@@ -94,22 +104,24 @@ def combinations(norm: str, table: Path) -> list[Recipe]:
     examples = torch.cat([torch.randn(250, INPUTS, generator=draw), torch.randint(0, 3, (250, 1), generator=draw)], 1)
     lines = [",".join(map(str, [*row[:-1], int(row[-1])])) for row in examples.tolist()]
     table.write_text("\n".join([",".join([*"abcdefgh", "y"]), *lines]))
+    every = [
+        *itertools.product(OPTIMIZERS, SCHEDULES.values(), REGULARIZATIONS.values()),
+        *itertools.product(OPTIMIZERS, MORE_SCHEDULES, (REGULARIZATIONS["none"], REGULARIZATIONS["dropout"])),
+    ]
     return [
         recipe_from_config(
             {
                 "model": {"hidden": [HIDDEN], "norm": norm, "activation": "tanh"},
                 "data": {"name": "csv", "path": str(table), "target": "y"},
                 "optim": {"name": optim, "lr": RATES[optim], **OPTIONS.get(optim, {})},
-                "schedule": SCHEDULES[schedule],
-                "regularization": REGULARIZATIONS[regularization],
+                "schedule": schedule,
+                "regularization": regularization,
                 "batch_size": BATCH,
                 "epochs": EPOCHS,
                 "seed": seed,
             }
         )
-        for seed, (optim, schedule, regularization) in enumerate(
-            itertools.product(OPTIMIZERS, SCHEDULES, REGULARIZATIONS)
-        )
+        for seed, (optim, schedule, regularization) in enumerate(every)
     ]
 
 
@@ -130,6 +142,24 @@ def torch_optimizer(optim: Any, parameters: list[nn.Parameter], l2: float) -> to
             return torch.optim.Adam(parameters, optim.lr, weight_decay=l2, foreach=False)
         case _:
             return torch.optim.AdamW(parameters, optim.lr, weight_decay=0.01, foreach=False)
+
+
+def torch_schedulers(
+    name: str, optimizer: torch.optim.Optimizer, peak: float
+) -> tuple[lr_scheduler.LRScheduler | None, lr_scheduler.LRScheduler | None]:
+    """Return torch's scheduler of the steps, and of the epochs, of one of `MORE_SCHEDULES`."""
+    steps = EPOCHS * STEPS
+    match name:
+        case "exponential":
+            return None, lr_scheduler.ExponentialLR(optimizer, 0.8)
+        case "linear":
+            return lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps), None
+        case "polynomial":
+            return lr_scheduler.PolynomialLR(optimizer, steps, 2.0), None
+        case "one_cycle":
+            return lr_scheduler.OneCycleLR(optimizer, peak, steps, cycle_momentum=False), None
+        case _:
+            return None, None
 
 
 def plain_loop(recipe: Recipe, block: LaneBlock, dtype: torch.dtype) -> tuple[dict[str, Tensor], list[float]]:
@@ -154,7 +184,8 @@ def plain_loop(recipe: Recipe, block: LaneBlock, dtype: torch.dtype) -> tuple[di
         group["weight_decay"] = 0.01 if regularization.weight_decay is None else regularization.weight_decay
     plateau = None
     if recipe.schedule.name == "plateau":
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=0.2, eps=0)
+        plateau = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=0.2, eps=0)
+    by_step, by_epoch = torch_schedulers(recipe.schedule.name, optimizer, peak)
 
     def outputs(x: Tensor, mask: Tensor | float) -> Tensor:
         hidden = torch.tanh(network["norm1"](network["linear1"](x)))
@@ -186,6 +217,8 @@ def plain_loop(recipe: Recipe, block: LaneBlock, dtype: torch.dtype) -> tuple[di
                         parameter.grad += regularization.l1 * parameter.sign()
                 if regularization.clip_norm:
                     nn.utils.clip_grad_norm_(parameters, regularization.clip_norm)
+                if regularization.clip_value:
+                    nn.utils.clip_grad_value_(parameters, regularization.clip_value)
                 if recipe.optim.name == "adamw" and regularization.l2:
                     for parameter in parameters:
                         assert parameter.grad is not None
@@ -194,6 +227,10 @@ def plain_loop(recipe: Recipe, block: LaneBlock, dtype: torch.dtype) -> tuple[di
                     for parameter in parameters:
                         parameter.mul_(1 - group["lr"] * decay)
             optimizer.step()
+            if by_step is not None:
+                by_step.step()
+        if by_epoch is not None:
+            by_epoch.step()
         with torch.no_grad():
             validation.append(F.cross_entropy(outputs_in_evaluation(network, outputs, val_x), data.val_y).item())
         if plateau is not None:
@@ -250,6 +287,7 @@ TRIALS: list[dict[str, Any]] = [
     {"epochs": 3, "optim": {"name": "adamw"}, "schedule": {"name": "cosine", "warmup_steps": 20}},
     {"epochs": 1, "regularization": {"l2": 1e-2, "label_smoothing": 0.2}},
     {"epochs": 3, "optim": {"name": "adagrad"}, "regularization": {"weight_decay": 0.1}},
+    {"epochs": 2, "optim": {"name": "sgd"}, "schedule": {"name": "one_cycle", "warmup_steps": 5}},
 ]
 
 
@@ -374,6 +412,7 @@ def test_metrics_and_shares_are_solo_s(cache: Path) -> None:
     ]  # fmt: skip
     assert set(reports[0].metrics) == {
         "train_loss", "val_loss", "val_accuracy", "lr", "grad_norm", "grad_norm_max", "examples_per_second", "seconds",
+        "grad_norm_first", "grad_norm_last", "update_ratio", "saturated_units",
     }  # fmt: skip
     assert reports[2].metrics["seconds"] == pytest.approx(reports[0].seconds + reports[2].seconds)
     assert reports[0].seconds == reports[1].seconds > 0
@@ -392,7 +431,7 @@ def test_a_regression_is_its_solo_run(cache: Path, tmp_path: Path) -> None:
 
 
 def test_validation_in_several_parts_counts_each_example_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swathe.training.lanes.EVALUATION_ROWS", 100)
+    monkeypatch.setattr("swathe.training.solo.EVALUATION_ROWS", 100)
     recipe = small({"epochs": 1})
     block = block_of(recipe, 1, cache)
     block.admit(recipe, 0)

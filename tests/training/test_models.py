@@ -11,8 +11,8 @@ from torch import nn
 
 from swathe.errors import BadInputError
 from swathe.training import recipe
-from swathe.training.models import BatchNorm, Dropout, build, dropouts
-from swathe.training.recipe import CNN, MLP, Model
+from swathe.training.models import BatchNorm, Dropout, Residual, build, dropouts
+from swathe.training.recipe import CNN, MLP, DeepMLP, Model
 
 IMAGE = (1, 8, 8)
 
@@ -23,7 +23,7 @@ def made(model: Model, dropout: float = 0.0, seed: int = 0) -> nn.Sequential:
 
 @pytest.mark.parametrize("norm", recipe.NORMS)
 @pytest.mark.parametrize("activation", recipe.ACTIVATIONS)
-@pytest.mark.parametrize("kind", [MLP, CNN])
+@pytest.mark.parametrize("kind", [MLP, CNN, DeepMLP])
 def test_every_network_gives_outputs_and_gradients(kind: type[Model], activation: str, norm: str) -> None:
     network = made(kind(activation=activation, norm=norm), dropout=0.5)
     for layer in dropouts(network):
@@ -47,11 +47,59 @@ def test_no_hidden_layer_is_a_linear_model() -> None:
 
 def test_names_do_not_depend_on_norm_and_dropout() -> None:
     plain = set(made(MLP(hidden=[8, 8])).state_dict())
-    assert plain <= set(made(MLP(hidden=[8, 8], norm="batch"), dropout=0.1).state_dict())
+    assert plain <= set(made(MLP(hidden=[8, 8], norm="batch", residual=True), dropout=0.1).state_dict())
+
+
+def test_a_deep_mlp_is_an_mlp() -> None:
+    deep, plain = made(DeepMLP(depth=3, width=8, norm="layer")), made(MLP(hidden=[8, 8, 8], norm="layer"))
+    x = torch.randn(4, 64)
+    assert torch.equal(deep(x), plain(x))
+    assert len([name for name in made(DeepMLP(depth=50, width=2)).state_dict() if name.endswith("weight")]) == 51
+
+
+def test_a_skip_leads_around_each_hidden_layer_that_keeps_the_width() -> None:
+    network = made(MLP(hidden=[64, 64, 6, 6], norm="layer", activation="tanh", residual=True), dropout=0.5)
+    for layer in dropouts(network):
+        layer.draw(5, torch.tensor([3, 5], dtype=torch.int32))
+
+    def hidden(index: int, x: torch.Tensor) -> torch.Tensor:
+        for name in ("linear", "norm", "activation", "dropout"):
+            x = network.get_submodule(f"{name}{index}")(x)
+        return x
+
+    given = torch.randn(5, 64)
+    x = hidden(1, given)
+    x = x + hidden(2, x)
+    x = hidden(3, x)
+    x = x + hidden(4, x)
+    assert torch.equal(network(given), network.get_submodule("output")(x))
+
+
+def test_skips_have_no_parameters() -> None:
+    plain, skipping = (made(DeepMLP(depth=4, width=8, residual=residual)) for residual in (False, True))
+    assert isinstance(skipping, Residual)
+    state = skipping.state_dict()
+    assert list(state) == list(plain.state_dict())
+    assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
+    assert not isinstance(made(MLP(hidden=[8, 9, 8], residual=True)), Residual)
+
+
+def test_the_first_layer_s_gradient_comes_through_the_skips() -> None:
+    # Of sigmoids each layer leaves at most a quarter of it (Glorot & Bengio 2010): here less than 0.25^18.
+    norms = {}
+    for residual in (False, True):
+        network = made(DeepMLP(depth=20, width=8, activation="sigmoid", residual=residual))
+        network(torch.randn(4, 64)).square().sum().backward()
+        first, last = (network.get_parameter(f"linear{index}.weight").grad for index in (1, 20))
+        assert first is not None
+        assert last is not None
+        norms[residual] = (first.norm() / last.norm()).item()
+    assert norms[False] < 0.25**18
+    assert norms[True] > 1e-2
 
 
 @pytest.mark.parametrize("init", recipe.INITS)
-@pytest.mark.parametrize("kind", [MLP, CNN])
+@pytest.mark.parametrize("kind", [MLP, CNN, DeepMLP])
 def test_weights_come_from_the_generator_alone(kind: type[Model], init: str) -> None:
     before = torch.random.get_rng_state()
     first = made(kind(init=init), seed=1).state_dict()
@@ -105,6 +153,17 @@ def test_layer_norm_of_a_convolution_is_over_channels_and_pixels() -> None:
     x = torch.randn(3, 4, 8, 8)
     oracle = F.layer_norm(x, (4, 8, 8))
     torch.testing.assert_close(network.get_submodule("conv_norm1")(x), oracle)
+
+
+@pytest.mark.parametrize("kind", [MLP, CNN])
+def test_group_norm_has_mean_0_and_variance_1_in_each_group(kind: type[Model]) -> None:
+    network = made(kind(norm="group", groups=4))
+    name, features, image = ("norm1", 128, ()) if kind is MLP else ("conv_norm1", 16, (8, 8))
+    grouped = network.get_submodule(name)(3 + 2 * torch.randn(5, features, *image)).view(5, 4, -1)
+    torch.testing.assert_close(grouped.mean(2), torch.zeros(5, 4), rtol=0, atol=1e-5)
+    torch.testing.assert_close(grouped.var(2, correction=0), torch.ones(5, 4), rtol=0, atol=1e-4)
+    order = [layer for layer, _ in network.named_children()]
+    assert order.index(name) == order.index(name.replace("norm", "activation")) - 1
 
 
 def test_dropout_scales_what_it_keeps_and_rests_in_evaluation() -> None:

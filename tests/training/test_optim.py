@@ -130,6 +130,13 @@ def test_clipping_is_torch_s_and_the_norm_is_that_before_it(bound: float) -> Non
     torch.testing.assert_close(norm, expected)
 
 
+@pytest.mark.parametrize("bound", [0.01, 100.0])
+def test_clipping_by_value_is_torch_s(bound: float) -> None:
+    optim, make = ORACLES["momentum"]
+    oracle = torchs(make, prepare=lambda parameters: nn.utils.clip_grad_value_(parameters, bound))
+    close(ours(optim, Regularization(clip_value=bound)), oracle)
+
+
 def test_the_rate_given_is_the_rate_used() -> None:
     model = network()
     before = [parameter.clone() for parameter in model.parameters()]

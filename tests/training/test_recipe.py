@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import subprocess
 import sys
@@ -44,6 +45,21 @@ def test_classes_are_chosen_by_name() -> None:
     assert isinstance(recipe_from_config({"optim": {"name": "adamw"}}).optim, Adam)
 
 
+@pytest.mark.parametrize("name", recipe.MODELS)
+def test_a_model_survives_the_way_through_a_dictionary(name: str) -> None:
+    built = recipe_from_config({"model": {"name": name}})
+    assert built.model.name == name
+    assert recipe_from_config(dataclasses.asdict(built)) == built
+
+
+@given(st.lists(st.integers(1, 48), min_size=1, max_size=3), st.integers(1, 16), st.sampled_from(["mlp", "cnn"]))
+def test_groups_divide_what_they_normalise_or_are_refused(sizes: list[int], groups: int, name: str) -> None:
+    sized = {"hidden": sizes} if name == "mlp" else {"hidden": [], "channels": sizes}
+    fits = all(size % groups == 0 and (name == "cnn" or size > groups) for size in sizes)
+    with contextlib.nullcontext() if fits else pytest.raises(BadInputError, match=r"^model\.groups: "):
+        recipe_from_config({"model": {"name": name, "norm": "group", "groups": groups, **sized}})
+
+
 @pytest.mark.parametrize("optim", recipe.OPTIMIZERS)
 @pytest.mark.parametrize("schedule", recipe.SCHEDULES)
 def test_a_recipe_survives_the_way_through_a_dictionary(optim: str, schedule: str) -> None:
@@ -58,14 +74,46 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model": {"name": ["mlp"]}}, "model.name: ['mlp']"),
     ({"model": {"width": 3}}, "model.width: 3 is not allowed; allowed: one of the keys model.name"),
     ({"model": {"activation": "rleu"}}, "model.activation: 'rleu' is not allowed; allowed: sigmoid, tanh, relu"),
-    ({"model": {"norm": "group"}}, "model.norm: 'group' is not allowed; allowed: none, batch, layer"),
+    ({"model": {"norm": "instance"}}, "model.norm: 'instance' is not allowed; allowed: none, batch, layer, group"),
+    ({"model": {"groups": 0}}, "model.groups: 0 is not allowed; allowed: an integer, at least 1"),
+    (
+        {"model": {"norm": "group", "hidden": [12, 18]}},
+        "model.groups: 8 is not allowed; allowed: 1, 2, 3, 6 with model.hidden [12, 18], with at least 2 units",
+    ),
+    ({"model": {"norm": "group", "hidden": [8]}}, "model.groups: 8 is not allowed; allowed: 1, 2, 4 with model.hidden"),
+    ({"model": {"norm": "group", "hidden": [1]}}, "model.groups: 8 is not allowed; allowed: none with model.hidden"),
+    (
+        {"model": {"name": "cnn", "norm": "group", "channels": [4], "hidden": [64]}},
+        "model.groups: 8 is not allowed; allowed: 1, 2, 4 with model.channels [4] and model.hidden [64]",
+    ),
+    ({"model": {"name": "resnet18", "norm": "group", "width": 6}}, "allowed: 1, 2, 3, 6 with model.width 6."),
+    ({"model": {"residual": 1}}, "model.residual: 1 is not allowed; allowed: true, false"),
+    ({"model": {"name": "deep_mlp", "residual": "yes"}}, "model.residual: 'yes'"),
+    ({"model": {"name": "deep_mlp", "depth": 51}}, "model.depth: 51 is not allowed; allowed: an integer from 1 to 50"),
+    ({"model": {"name": "deep_mlp", "depth": 0}}, "model.depth: 0"),
+    ({"model": {"name": "deep_mlp", "depth": 3.0}}, "model.depth: 3.0"),
+    ({"model": {"name": "deep_mlp", "width": 0}}, "model.width: 0"),
+    ({"model": {"name": "resnet50", "width": 0}}, "model.width: 0"),
+    (
+        {"model": {"name": "resnet18", "depth": 18}},
+        "model.depth: 18 is not allowed; allowed: one of the keys",
+    ),
+    (
+        {"model": {"name": "resnet_cifar", "depth": 18}},
+        "model.depth: 18 is not allowed; allowed: 8, 14, 20, 32, 44, 56, 110",
+    ),
+    ({"model": {"name": "resnet_cifar", "depth": True}}, "model.depth: True"),
+    (
+        {"model": {"name": "resnet18"}, "data": CSV_FILE},
+        "model.name: 'resnet18' is not allowed; allowed: mlp, deep_mlp with data.name csv",
+    ),
     ({"model": {"init": "zeros"}}, "model.init: 'zeros' is not allowed; allowed: default, xavier_uniform"),
     ({"model": {"hidden": 128}}, "model.hidden: 128 is not allowed; allowed: a list of integers"),
     ({"model": {"hidden": [0]}}, "model.hidden: [0]"),
     ({"model": {"hidden": [True]}}, "model.hidden: [True]"),
     ({"model": {"name": "cnn", "channels": []}}, "model.channels: []"),
     ({"model": {"name": "cnn", "channels": [4, 4, 4, 4]}}, "at most 3 entries with data.name digits"),
-    ({"model": {"name": "cnn"}, "data": CSV_FILE}, "model.name: 'cnn' is not allowed; allowed: mlp with data.name csv"),
+    ({"model": {"name": "cnn"}, "data": CSV_FILE}, "model.name: 'cnn' is not allowed; allowed: mlp, deep_mlp with"),
     ({"data": {"name": "cifar"}}, "data.name: 'cifar' is not allowed; allowed: digits, fashion_mnist, mnist, csv"),
     ({"data": {"val_fraction": 0.0}}, "data.val_fraction: 0.0"),
     ({"data": {"val_fraction": 0.5, "test_fraction": 0.5}}, "data.test_fraction: 0.5"),
@@ -91,11 +139,20 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"optim": {"name": "rmsprop", "alpha": -0.1}}, "optim.alpha: -0.1"),
     ({"optim": {"name": "adam", "beta2": 1}}, "optim.beta2: 1.0"),
     ({"optim": {"name": "adam", "eps": 0}}, "optim.eps: 0.0"),
-    ({"schedule": {"name": "linear"}}, "schedule.name: 'linear'"),
+    ({"schedule": {"name": "triangle"}}, "schedule.name: 'triangle' is not allowed; allowed: constant, step"),
     ({"schedule": {"warmup_steps": 1.5}}, "schedule.warmup_steps: 1.5"),
     ({"schedule": {"name": "step", "every_epochs": 0}}, "schedule.every_epochs: 0"),
     ({"schedule": {"name": "step", "gamma": 2}}, "schedule.gamma: 2.0"),
     ({"schedule": {"name": "cosine", "final_fraction": -1}}, "schedule.final_fraction: -1.0"),
+    ({"schedule": {"name": "exponential", "gamma": 0}}, "schedule.gamma: 0.0"),
+    ({"schedule": {"name": "linear", "final_fraction": 1.1}}, "schedule.final_fraction: 1.1"),
+    ({"schedule": {"name": "polynomial", "power": 0}}, "schedule.power: 0.0"),
+    ({"schedule": {"name": "polynomial", "final_fraction": -1}}, "schedule.final_fraction: -1.0"),
+    ({"schedule": {"name": "one_cycle", "pct_start": 1}}, "schedule.pct_start: 1.0"),
+    ({"schedule": {"name": "one_cycle", "pct_start": 0}}, "schedule.pct_start: 0.0"),
+    ({"schedule": {"name": "one_cycle", "div_factor": 0.5}}, "schedule.div_factor: 0.5 is not allowed"),
+    ({"schedule": {"name": "one_cycle", "final_div_factor": 0}}, "schedule.final_div_factor: 0.0"),
+    ({"schedule": {"name": "one_cycle", "anneal": "cos"}}, "schedule.anneal: 'cos' is not allowed; allowed: cosine"),
     ({"schedule": {"name": "plateau", "factor": 1}}, "schedule.factor: 1.0"),
     ({"regularization": {"dropout": 1}}, "regularization.dropout: 1.0"),
     ({"regularization": {"label_smoothing": 1}}, "regularization.label_smoothing: 1.0"),
@@ -110,6 +167,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"regularization": {"l1": -1e-3}}, "regularization.l1: -0.001"),
     ({"regularization": {"weight_decay": -1}}, "regularization.weight_decay: -1.0"),
     ({"regularization": {"clip_norm": 0}}, "regularization.clip_norm: 0.0"),
+    ({"regularization": {"clip_value": -1.0}}, "regularization.clip_value: -1.0"),
+    ({"regularization": {"clip_norm": 1.0, "clip_value": 0.1}}, "regularization.clip_value: 0.1"),
     ({"regularization": {"patience": 0}}, "regularization.patience: 0"),
     ({"regularization": None}, "regularization: None"),
     ({"batch_size": 0}, "batch_size: 0 is not allowed; allowed: an integer, at least 1, or full"),

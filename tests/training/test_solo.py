@@ -45,6 +45,7 @@ def test_digits_are_learnt(cache: Path) -> None:
     assert metrics["val_loss"] < 0.2
     assert set(metrics) == {
         "train_loss", "val_loss", "val_accuracy", "lr", "grad_norm", "grad_norm_max", "examples_per_second", "seconds",
+        "grad_norm_first", "grad_norm_last", "update_ratio", "dead_units",
     }  # fmt: skip
     assert metrics["seconds"] == pytest.approx(sum(spent for _, _, spent in reports))
     assert 0 < seconds < metrics["seconds"]

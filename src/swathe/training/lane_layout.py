@@ -67,6 +67,12 @@ class Layout:
                 found[index] = columns[:, begin : begin + shape.numel()].view(-1, *shape)
         return [found[index] for index in range(len(self.names))]
 
+    def place(self, tensor: int) -> tuple[int, slice]:
+        """Return in which piece a tensor lies, and where in it."""
+        index = next(index for index, piece in enumerate(self.pieces) if tensor in piece.tensors)
+        begin = self.offsets[tensor] - self.pieces[index].begin
+        return index, slice(begin, begin + self.shapes[tensor].numel())
+
     def tensors(self, rows: Tensor) -> list[Tensor]:
         """Return each tensor of `rows` `[K, width]` as a view `[K, *shape]`."""
         return self.split(self.cut(rows))

@@ -1,8 +1,8 @@
 """One update rule with coefficients a lane, which covers every optimiser of `optim.Update`.
 
 The parameters p of a lane are a row in a few pieces, so that a step is one pass over memory however many layers there
-are. With the gradient g, in the order of `Update`: g += l1 * sign(p); clipping of g's norm; p *= decay; g += l2 * p;
-then
+are. With the gradient g, in the order of `Update`: g += l1 * sign(p); clipping of g, by its norm or by value;
+p *= decay; g += l2 * p; then
 
     m = m_keep * m + m_take * g
     v = v_keep * v + v_take * g * g
@@ -40,6 +40,7 @@ class Coefficient(IntEnum):
 
     L1 = 0
     CLIP_NORM = auto()
+    CLIP_VALUE = auto()
     DECAY = auto()
     L2 = auto()
     M_KEEP = auto()
@@ -63,6 +64,7 @@ def coefficients(recipe: Recipe, first: int, rates: Sequence[float]) -> NDArray[
     table[:, Coefficient.L1] = regularization.l1
     table[:, Coefficient.L2] = regularization.l2
     table[:, Coefficient.CLIP_NORM] = math.inf if regularization.clip_norm is None else regularization.clip_norm
+    table[:, Coefficient.CLIP_VALUE] = math.inf if regularization.clip_value is None else regularization.clip_value
     table[:, Coefficient.DECAY] = 1 - rate * decoupled_decay(recipe.optim, regularization)
     table[:, Coefficient.M_TAKE] = 1
     table[:, Coefficient.RATE] = rate
@@ -91,27 +93,43 @@ def coefficients(recipe: Recipe, first: int, rates: Sequence[float]) -> NDArray[
     return table
 
 
-def update(p: list[Tensor], m: list[Tensor], v: list[Tensor], g: list[Tensor], table: Tensor) -> Tensor:
-    """Update the pieces `[K, columns]` of K rows in place, the gradient's too; returns its norms `[K]` before clipping.
+def update(
+    p: list[Tensor],
+    m: list[Tensor],
+    v: list[Tensor],
+    g: list[Tensor],
+    table: Tensor,
+    watched: Sequence[tuple[int, slice]] = (),
+) -> Tensor:
+    """Update the pieces `[K, columns]` of K rows in place, the gradient's too.
 
-    `table` is `[K, Coefficient]`. Nothing is reduced over lanes, and what does not apply to a lane is chosen away, not
-    multiplied by 0: what is not finite in one lane stays there.
+    Returns the gradient's norms before clipping, `[K, 1 + watched]`: of all of it, and of each part that is `watched`,
+    a piece and its columns. `table` is `[K, Coefficient]`. Nothing is reduced over lanes, and what does not apply to a
+    lane is chosen away, not multiplied by 0: what is not finite in one lane stays there.
     """
     for parameters, gradient in zip(p, g, strict=True):
         gradient.addcmul_(parameters.sign(), table[:, Coefficient.L1, None])
-    norm = torch.stack([gradient.square().sum(1) for gradient in g]).sum(0).sqrt()
+    squares = [gradient.square().sum(1) for gradient in g]
+    norm = torch.stack(squares).sum(0).sqrt()
+    norms = [norm, *(_norm(g[piece], columns, squares[piece]) for piece, columns in watched)]
     bound = table[:, Coefficient.CLIP_NORM]
     scale = torch.where(bound.isinf(), 1.0, (bound / (norm + 1e-6)).clamp(max=1.0))[:, None]
     for piece in zip(p, m, v, g, strict=True):
         _update_piece(*piece, scale, table)
-    return norm
+    return torch.stack(norms, dim=1)
+
+
+def _norm(gradient: Tensor, columns: slice, square: Tensor) -> Tensor:
+    # Often it is the whole piece, whose sum is there already.
+    whole = columns == slice(0, gradient.shape[1])
+    return (square if whole else gradient[:, columns].square().sum(1)).sqrt()
 
 
 def _update_piece(p: Tensor, m: Tensor, v: Tensor, g: Tensor, scale: Tensor, table: Tensor) -> None:
     def column(coefficient: Coefficient) -> Tensor:
         return table[:, coefficient, None]
 
-    g.mul_(scale)
+    g.mul_(scale).clamp_(-column(Coefficient.CLIP_VALUE), column(Coefficient.CLIP_VALUE))
     p.mul_(column(Coefficient.DECAY))
     g.addcmul_(p, column(Coefficient.L2))
     m.mul_(column(Coefficient.M_KEEP)).addcmul_(g, column(Coefficient.M_TAKE))

@@ -18,7 +18,7 @@ from swathe.training import lane_compiler
 from swathe.training.data import load
 from swathe.training.lane_program import Geometry
 from swathe.training.lanes import LaneBlock, geometry_of
-from swathe.training.recipe import Recipe
+from swathe.training.recipe import Recipe, ResNet
 from swathe.training.solo import Solo
 from swathe.training.structure import can_lane, structural_key
 
@@ -94,7 +94,7 @@ class Planner:
         if plan is None and program == "eager":
             if self._slots is None and structure.seconds < _LANES_AFTER:
                 return LanePlan(1, "solo")
-            if reason := can_lane(recipe):
+            if reason := self._too_slow_to_trace(recipe) or can_lane(recipe):
                 plan = structure.plans[program] = LanePlan(1, "solo", reason)
         if plan is None:
             plan = structure.plans[program] = self._measured(recipe, structure, program)
@@ -118,6 +118,12 @@ class Planner:
         """Take half of `lanes`, which were too many, from now on, and return the new plan."""
         self._structure(recipe).most = max(1, lanes // 2)
         return self.plan(recipe)
+
+    def _too_slow_to_trace(self, recipe: Recipe) -> str:
+        """Return one line when the tracing alone would cost more than a sweep's lanes save, else ""."""
+        if self._slots is not None or not isinstance(recipe.model, ResNet):
+            return ""
+        return "lanes of a ResNet take a minute to trace, so its trials train alone; lanes.slots makes them lanes."
 
     def _structure(self, recipe: Recipe) -> _Structure:
         key = structural_key(recipe)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from swathe.training import streams
+from swathe.training import health, streams
 from swathe.training.lane_graph import traced
 from swathe.training.lane_layout import Layout
 from swathe.training.lane_modules import LaneBatchNorm, LaneDropout, lane_operations, replace_layers
@@ -28,7 +28,8 @@ _PROGRAMS = 16
 Tensors = list[Tensor]
 Graph = Callable[[Tensors], Tensors]
 # Trains a step on the examples `rows` `[K, batch]`, with coefficients `[K, Coefficient]` and the words `[K, layers, 2]`
-# that dropout masks are drawn from; returns losses and gradient norms `[K]`.
+# that dropout masks are drawn from; returns losses `[K]` and gradient norms `[K, 3]`: of all, of the first and of the
+# last weights.
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -97,6 +98,10 @@ class Network:
         self.parameters = Layout.of(dict(self._module.named_parameters()))
         self.buffers = Layout.of({name: state[name] for name in buffers})
         self._dropouts = {name: layer for name, layer in layers if isinstance(layer, LaneDropout)}
+        self.units = health.Units(self._module)
+        self._watched = [
+            self.parameters.place(index) for index in health.first_and_last_weights(self.parameters.shapes)
+        ]
 
     @property
     def dropouts(self) -> list[LaneDropout]:
@@ -136,7 +141,7 @@ class Network:
         return [*cut, *self.buffers.cut(stack.buffers), stack.thresholds, stack.scales]
 
     def step(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Train a step; returns losses and gradient norms `[K]`, for the `pieces` of a stack and `_examples().step`."""
+        """Train a step of the `pieces` of a stack on `_examples().step`; returns what `Step` does."""
         self._module.train()
         given = iter(tensors)
         parameters, first, second = (list(islice(given, len(self.parameters.pieces))) for _ in range(3))
@@ -147,30 +152,30 @@ class Network:
             leaves = [tensor.detach().requires_grad_() for tensor in self.parameters.split(parameters)]
             examples = x[rows.flatten()].view(*batch, -1)
             masks = self._masks(words, thresholds, scales)
-            outputs, statistics = self._forward(leaves, self.buffers.split(buffers), masks, examples)
+            outputs, statistics, _ = self._forward(leaves, self.buffers.split(buffers), masks, examples)
             targets, smoothing = y[rows.flatten()].view(batch), table[:, Coefficient.SMOOTHING, None, None]
             with torch.no_grad():
                 losses, slopes = self._losses(outputs, targets, smoothing)
             gradients = torch.autograd.grad(outputs, leaves, slopes / self.geometry.batch)
-        norm = update(parameters, first, second, self.parameters.join(list(gradients)), table)
+        norms = update(parameters, first, second, self.parameters.join(list(gradients)), table, self._watched)
         if statistics:
             momenta = [norm.momentum for norm in self._norms for _ in ("mean", "variance")]
             moves = zip(self.buffers.split(buffers), statistics, momenta, strict=True)
             moved = self.buffers.join([old * (1 - momentum) + new * momentum for old, new, momentum in moves])
             for place, value in zip(buffers, moved, strict=True):
                 place.copy_(value)
-        return losses.mean(1), norm
+        return losses.mean(1), norms
 
-    def evaluate(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each lane's sum of losses and number of right answers over the rows that count."""
+    def evaluate(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return each lane's sum of losses and right answers over the rows that count, then the shares of `units`."""
         self._module.eval()
         parameters, buffers, x, y, counted = tensors
         lanes = parameters.shape[0]
         split = self.parameters.tensors(parameters), self.buffers.tensors(buffers)
-        outputs, _ = self._forward(*split, {}, x.expand(lanes, *x.shape))
+        outputs, _, units = self._forward(*split, {}, x.expand(lanes, *x.shape))
         losses, _ = self._losses(outputs, y.expand(lanes, *y.shape), None)
         loss = torch.where(counted, losses, 0.0).double().sum(1)
-        return loss, ((outputs.argmax(2) == y) & counted).sum(1)
+        return loss, ((outputs.argmax(2) == y) & counted).sum(1), *units
 
     def _masks(self, words: Tensor, thresholds: Tensor, scales: Tensor) -> dict[str, Tensor]:
         """Return what each dropout layer takes by its full name; a layer's own p comes before the recipe's."""
@@ -183,19 +188,22 @@ class Network:
 
     def _forward(
         self, parameters: Tensors, buffers: Tensors, masks: dict[str, Tensor], x: Tensor
-    ) -> tuple[Tensor, Tensors]:
-        """Return the outputs `[K, rows, outputs]` of `x` `[K, rows, features]`, and batch norm's statistics."""
+    ) -> tuple[Tensor, Tensors, Tensors]:
+        """Return the outputs `[K, rows, outputs]` of `x` `[K, rows, features]`, batch norm's statistics and shares."""
         names = [*self.parameters.names, *self.buffers.names]
         tensors = {**dict(zip(names, [*parameters, *buffers], strict=True)), **masks}
 
-        def one(tensors: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensors]:
+        def one(tensors: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensors, Tensors]:
+            if not self._module.training:
+                self.units.begin()
             outputs = functional_call(self._module, tensors, (x,))
             statistics = [norm.statistics for norm in self._norms if norm.training]
-            return outputs, [tensor for pair in statistics if pair is not None for tensor in pair]
+            units = [] if self._module.training else list(self.units.take().values())
+            return outputs, [tensor for pair in statistics if pair is not None for tensor in pair], units
 
         with lane_operations():
-            outputs, statistics = vmap(one)(tensors, x)
-        return outputs, statistics
+            outputs, statistics, units = vmap(one)(tensors, x)
+        return outputs, statistics, units
 
     def _losses(self, outputs: Tensor, targets: Tensor, smoothing: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return each example's loss `[K, rows]` and its derivative by the outputs `[K, rows, outputs]`.
@@ -263,15 +271,14 @@ class Program:
         fixed = [*self.network.pieces(stack), x, y]
 
         def step(rows: Tensor, table: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-            loss, norm = self._step([*fixed, rows, table, words])
-            return loss, norm
+            loss, norms = self._step([*fixed, rows, table, words])
+            return loss, norms
 
         return step
 
-    def evaluate(self, stack: Stack, x: Tensor, y: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each lane's sum of losses and number of right answers, over the rows that are `counted` `[rows]`."""
-        loss, right = self._evaluation([stack.parameters, stack.buffers, x, y, counted])
-        return loss, right
+    def evaluate(self, stack: Stack, x: Tensor, y: Tensor, counted: Tensor) -> Tensors:
+        """Return what `Network.evaluate` does, each `[K]`, over the rows that are `counted` `[rows]`."""
+        return self._evaluation([stack.parameters, stack.buffers, x, y, counted])
 
 
 @lru_cache(maxsize=_PROGRAMS)

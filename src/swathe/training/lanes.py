@@ -17,18 +17,15 @@ from torch import Tensor
 from swathe.errors import BadInputError, bad_value
 from swathe.training import lane_compiler, streams
 from swathe.training.data import Dataset, load
+from swathe.training.health import update_ratios
 from swathe.training.lane_optim import Coefficient, coefficients
 from swathe.training.lane_program import Geometry, Program, Stack, Step, compiled_program, eager_program
 from swathe.training.models import build
 from swathe.training.recipe import Recipe, check
 from swathe.training.schedule import EarlyStopping, LearningRate
-from swathe.training.solo import CHECK_STEPS, EVALUATION_ROWS
+from swathe.training.solo import CHECK_STEPS, WHOLE_ROWS, evaluation_parts
 from swathe.training.streams import Stream
 from swathe.training.structure import can_lane, structural_key
-
-# Uncompiled, torch computes what fills no vector of elements by other code, at the end of a tensor and so in the last
-# lane only. No lane has such an end when its examples are a multiple of this.
-_WHOLE_ROWS = 32
 
 __all__ = ["LaneBlock", "LaneReport", "LaneState", "can_lane", "geometry_of", "structural_key"]
 
@@ -78,7 +75,7 @@ class _Lane:
     kept: tuple[Tensor, ...] = ()
 
 
-# The lanes of one step, their losses and their gradients' norms `[K]`.
+# The lanes of one step, their losses `[K]` and their gradients' norms `[K, 3]`.
 _Step = tuple[list[_Lane], Tensor, Tensor]
 
 
@@ -126,7 +123,7 @@ class LaneBlock:
             self._program = eager_program(self._geometry)
         self._network = self._program.network
         # One lane more, which no trial gets, has the end of every tensor.
-        self._spare = 1 if self._geometry.batch % _WHOLE_ROWS and not self.compiled else 0
+        self._spare = 1 if self._geometry.batch % WHOLE_ROWS and not self.compiled else 0
         # Those that train, each by its row in the stack, and those that are finished.
         self._live: list[_Lane] = []
         self._finished: list[_Lane] = []
@@ -208,11 +205,13 @@ class LaneBlock:
         began = time.perf_counter()
         for lane in epoch:
             lane.epoch += 1
-        history = _by_lane(self._train_epoch(should_stop))
+        trace, moved = self._train_epoch(should_stop)
+        history = _by_lane(trace)
         trained = [lane for lane in epoch if lane in self._live or lane in self._finished]
         if not trained:
             return []
         training_seconds = time.perf_counter() - began
+        nothing = {"val_loss": math.nan, "val_accuracy": math.nan}
         validation = dict(zip(self.tags, self._evaluate(), strict=True)) if self._live else {}
         spent = (time.perf_counter() - began) / len(trained)
         reports = []
@@ -221,10 +220,11 @@ class LaneBlock:
             lane.seconds += spent
             steps = len(losses)
             metrics = {
-                **self._scored(float(losses.mean()), *validation.get(lane.tag, (math.nan, math.nan))),
+                **self._scored(float(losses.mean()), **validation.get(lane.tag, nothing)),
                 "lr": lane.rate.at((lane.epoch - 1) * self._steps + steps - 1),
-                "grad_norm": float(norms.mean()),
-                "grad_norm_max": float(norms.max()),
+                "grad_norm": float(norms[:, 0].mean()),
+                "grad_norm_max": float(norms[:, 0].max()),
+                **_last_step(norms, moved.get(lane.tag)),
                 "examples_per_second": steps * self._geometry.batch * len(trained) / training_seconds,
                 "seconds": lane.seconds,
             }
@@ -309,23 +309,23 @@ class LaneBlock:
         self._live[index] = self._live[last]
         self._live.pop()
 
-    def _scored(self, train_loss: float, val_loss: float, val_accuracy: float) -> dict[str, float]:
-        if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
+    def _scored(self, train_loss: float, val_loss: float, val_accuracy: float, **units: float) -> dict[str, float]:
+        if not math.isfinite(train_loss):
+            # As in `Solo`, which does not validate then.
+            val_loss, units = math.nan, {}
+        if not math.isfinite(val_loss):
             val_loss = val_accuracy = math.nan
         scores = {"train_loss": train_loss, "val_loss": val_loss}
-        return {**scores, "val_accuracy": val_accuracy} if self._data.classes else scores
+        return {**scores, **({"val_accuracy": val_accuracy} if self._data.classes else {}), **units}
 
     def _typed(self, targets: Tensor) -> Tensor:
         return targets if self._data.classes else targets.to(self._geometry.dtype)
 
     def _validation_parts(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield features, targets and which rows count, in parts of one size: the last one is filled up."""
-        rows, total = self._geometry.rows, len(self._data.val_x)
-        for start in range(0, total, rows):
-            places = torch.arange(start, start + rows, device=self._geometry.device)
-            taken = places.clamp(max=total - 1)
-            x = self._data.val_x[taken].to(self._geometry.dtype)
-            yield x, self._typed(self._data.val_y[taken]), places < total
+        """Yield features, targets and which rows count, of each part."""
+        for rows, counted in evaluation_parts(len(self._data.val_y), self._geometry.device):
+            x = self._data.val_x[rows].to(self._geometry.dtype)
+            yield x, self._typed(self._data.val_y[rows]), torch.arange(len(rows), device=rows.device) < counted
 
     def _initialise(self, recipe: Recipe, index: int) -> None:
         """Give a lane the parameters that `Solo` starts from."""
@@ -339,9 +339,13 @@ class LaneBlock:
             for name, place in zip(layout.names, layout.tensors(rows[index : index + 1]), strict=True):
                 place[0] = state[name]
 
-    def _train_epoch(self, should_stop: Callable[[int], bool]) -> list[_Step]:
-        """Train the live lanes and return what each step gave; lanes that are to stop are free at once."""
+    def _train_epoch(self, should_stop: Callable[[int], bool]) -> tuple[list[_Step], dict[int, float]]:
+        """Train the live lanes; lanes that are to stop are free at once.
+
+        Returns what each step gave, and by its tag how far the last step moved each lane that has made it.
+        """
         history: list[_Step] = []
+        moved: dict[int, float] = {}
         lanes = list(self._live)
         order, table, words = self._order(lanes), self._table(lanes), self._words(lanes)
         train = self._stepper()
@@ -357,13 +361,17 @@ class LaneBlock:
                 spared = places + list(range(order.shape[1] - self._spare, order.shape[1]))
                 order, table, words = order[:, spared], table[:, spared], words[:, spared]
                 train = self._stepper()
-            loss, norm = train(order[step], table[step], words[step])
-            history.append((lanes, loss, norm))
+            before = self._stack.parameters[: len(lanes)].clone() if step == self._steps - 1 else None
+            loss, norms = train(order[step], table[step], words[step])
+            history.append((lanes, loss, norms))
+            if before is not None:
+                ratios = update_ratios(before, self._stack.parameters[: len(lanes)])
+                moved = dict(zip((lane.tag for lane in lanes), ratios, strict=True))
             if step % CHECK_STEPS == CHECK_STEPS - 1:
                 finite = loss.isfinite().tolist()
                 for lane in [lane for lane, fine in zip(lanes, finite, strict=False) if not fine]:
                     self._finish(lane)
-        return history
+        return history, moved
 
     def _stepper(self) -> Step:
         return self._program.stepper(self._stack.first(len(self._live) + self._spare), *self._train)
@@ -395,40 +403,50 @@ class LaneBlock:
             words[:, index] = streams.dropout_words(lane.recipe.seed, lane.epoch, self._steps, layers)
         return torch.from_numpy(words).to(self._geometry.device)
 
-    def _evaluate(self) -> list[tuple[float, float]]:
-        """Return the mean loss and the accuracy of each lane that trains on the validation part."""
+    def _evaluate(self) -> list[dict[str, float]]:
+        """Return the metrics of each lane that trains on the validation part."""
         stack = self._stack.first(len(self._live) + self._spare)
-        losses, right = zip(*(self._program.evaluate(stack, *part) for part in self._validation), strict=True)
-        total = len(self._data.val_y)
-        mean = (torch.stack(losses).sum(0) / total).tolist()
-        accuracy = (torch.stack(right).sum(0).double() / total).tolist()
-        return list(zip(mean, accuracy, strict=True))[: len(self._live)]
+        parts = [self._program.evaluate(stack, *part) for part in self._validation]
+        loss, right, *units = (torch.stack(values).double().sum(0) for values in zip(*parts, strict=True))
+        examples = [len(self._data.val_y)] * 2 + [len(parts)] * len(units)
+        values = (total / count for total, count in zip((loss, right, *units), examples, strict=True))
+        columns = dict(
+            zip(("val_loss", "val_accuracy", *self._network.units.names), torch.stack(list(values)), strict=True)
+        )
+        lanes = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return [dict(zip(columns, lane, strict=True)) for lane in itertools.islice(lanes, len(self._live))]
+
+
+def _last_step(norms: Array, moved: float | None) -> dict[str, float]:
+    """Return what is measured in an epoch's last step; nothing when the epoch was cut short."""
+    if moved is None:
+        return {}
+    return {"grad_norm_first": float(norms[-1, 1]), "grad_norm_last": float(norms[-1, 2]), "update_ratio": moved}
 
 
 def _by_lane(history: list[_Step]) -> dict[int, tuple[Array, Array]]:
-    """Return each lane's losses and norms `[steps]` by its tag."""
+    """Return each lane's losses `[steps]` and norms `[steps, 3]` by its tag."""
     found: dict[int, list[Array]] = {}
     # As long as the lanes stay the same, so does the list.
     for _, steps in itertools.groupby(history, key=lambda step: id(step[0])):
         lanes, losses, norms = zip(*steps, strict=True)
-        both = torch.stack([torch.stack(losses), torch.stack(norms)]).cpu().double().numpy()
+        values = torch.cat([torch.stack(losses)[:, :, None], torch.stack(norms)], dim=2).cpu().double().numpy()
         for index, lane in enumerate(lanes[0]):
-            found.setdefault(lane.tag, []).append(both[:, :, index])
-    return {tag: tuple(np.concatenate(parts, axis=1)) for tag, parts in found.items()}
+            found.setdefault(lane.tag, []).append(values[:, index])
+    whole = {tag: np.concatenate(parts) for tag, parts in found.items()}
+    return {tag: (values[:, 0], values[:, 1:]) for tag, values in whole.items()}
 
 
 def geometry_of(recipe: Recipe, dataset: Dataset, device: str, dtype: torch.dtype = torch.float32) -> Geometry:
     """Return what the program of a recipe's blocks depends on."""
     data = dataset.to(device)
     examples, features = data.train_x.shape
-    validation = len(data.val_x)
     return Geometry(
         key=structural_key(recipe),
         model=recipe.model,
         dropout=recipe.regularization.dropout > 0,
         batch=examples if recipe.batch_size == "full" else min(int(recipe.batch_size), examples),
-        # Parts of one size, so that one program evaluates them all.
-        rows=_whole(math.ceil(validation / math.ceil(validation / EVALUATION_ROWS))),
+        rows=len(next(evaluation_parts(len(data.val_y), device))[0]),
         examples=examples,
         features=features,
         classes=data.classes,
@@ -437,7 +455,3 @@ def geometry_of(recipe: Recipe, dataset: Dataset, device: str, dtype: torch.dtyp
         dtype=dtype,
         threads=torch.get_num_threads(),
     )
-
-
-def _whole(rows: int) -> int:
-    return -(-rows // _WHOLE_ROWS) * _WHOLE_ROWS

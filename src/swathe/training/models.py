@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swathe.errors import bad_value
-from swathe.training.recipe import CNN, MLP, Model
+from swathe.training.recipe import CNN, MLP, MODELS, DeepMLP, Model, ResNet
 from swathe.training.streams import dropout_threshold, keeps
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -77,6 +78,28 @@ class Dropout(nn.Module):
         return x * self.mask if self.training else x
 
 
+class Residual(nn.Sequential):
+    """A sequence in which some runs of layers F are added to what they are given: x + F(x) (He et al. 2016, eq. 1).
+
+    `skips` has the name of each run's last layer by the name of its first. Nothing is applied after the addition, so
+    that the skips are an identity from the first to the last (He et al. 2016, "Identity Mappings", section 2).
+    """
+
+    def __init__(self, layers: OrderedDict[str, nn.Module], skips: Mapping[str, str]) -> None:
+        super().__init__(layers)
+        self._skips = dict(skips)
+
+    def forward(self, x: Tensor) -> Tensor:
+        given, last = x, None
+        for name, layer in self.named_children():
+            if name in self._skips:
+                given, last = x, self._skips[name]
+            x = layer(x)
+            if name == last:
+                x = given + x
+        return x
+
+
 def build(
     model: Model,
     inputs: int,
@@ -88,18 +111,26 @@ def build(
     """Build a network `[batch, inputs] -> [batch, outputs]` on the CPU, initialised from `generator` alone.
 
     Without a generator the weights are memory that nobody has written to. `image_shape` is [channels, height, width]
-    of an example, None for a table. The layers' names, and so the keys of the state, do not depend on norm, activation
-    and dropout. Raises `BadInputError` for convolutions without an image, or with more poolings than its sides allow.
+    of an example, None for a table. The layers' names, and so their keys in the state, do not depend on norm,
+    activation, dropout and residual. Raises `BadInputError` for convolutions without an image, or with more poolings
+    than its sides allow.
     """
+    skips: dict[str, str] = {}
     match model:
         case CNN():
-            layers = _cnn(model, outputs, image_shape, dropout)
-        case MLP():
+            layers = _cnn(model, _needed(model, image_shape), outputs, dropout)
+        case ResNet():
+            # It is made of the layers of this module.
+            from swathe.training.resnet import residual_network
+
+            layers = residual_network(model, _needed(model, image_shape), outputs, dropout)
+        case MLP() | DeepMLP():
             layers = [*_dense(model, model.hidden, inputs, dropout)]
-            layers.append(("output", _linear([inputs, *model.hidden][-1], outputs)))
+            layers.append(("output", linear([inputs, *model.hidden][-1], outputs)))
+            skips = _skips(model.hidden, dropout) if model.residual else {}
         case _:
-            raise bad_value("model.name", model.name, "mlp, cnn")
-    network = nn.Sequential(OrderedDict(layers))
+            raise bad_value("model.name", model.name, ", ".join(MODELS))
+    network = Residual(OrderedDict(layers), skips) if skips else nn.Sequential(OrderedDict(layers))
     if generator is not None:
         initialise(network, model.init, generator)
     return network
@@ -115,13 +146,15 @@ def initialise(network: nn.Module, init: str, generator: torch.Generator) -> Non
         if not isinstance(layer, (nn.Linear, nn.Conv2d)):
             continue
         weight, bias = layer.weight, layer.bias
-        assert bias is not None
-        nn.init.zeros_(bias)
+        # A convolution before a normalisation, which would subtract it again, may have none.
+        if bias is not None:
+            nn.init.zeros_(bias)
         match init:
             case "default":
                 bound = weight[0].numel() ** -0.5
                 nn.init.uniform_(weight, -bound, bound, generator=generator)
-                nn.init.uniform_(bias, -bound, bound, generator=generator)
+                if bias is not None:
+                    nn.init.uniform_(bias, -bound, bound, generator=generator)
             case "xavier_uniform":
                 nn.init.xavier_uniform_(weight, generator=generator)
             case "xavier_normal":
@@ -143,33 +176,72 @@ def dropouts(network: nn.Module) -> list[Dropout]:
     return [layer for layer in network.modules() if isinstance(layer, Dropout)]
 
 
+def activation(model: Model) -> nn.Module:
+    """Return a model's activation."""
+    return _ACTIVATIONS[model.activation]()
+
+
+def normalisation(name: str, model: Model, features: int, *, image: bool) -> list[Layer]:
+    """Return a model's normalisation of `[batch, features]`, or of an `image` `[batch, features, height, width]`.
+
+    No layer for `none`, else one of the given name: `batch` is that of `BatchNorm`, `layer` of Ba et al. 2016, `group`
+    of Wu & He 2018 with `model.groups`. Each has a weight and a bias a feature.
+    """
+    match model.norm:
+        case "batch":
+            return [(name, BatchNorm(features))]
+        case "layer" if image:
+            # One group is layer normalisation over channels, height and width, with a weight a channel.
+            return [(name, nn.GroupNorm(1, features))]
+        case "layer":
+            return [(name, nn.LayerNorm(features))]
+        case "group":
+            return [(name, nn.GroupNorm(model.groups, features))]
+    return []
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """Return a fully connected layer whose weights `initialise` draws."""
+    return _empty(nn.Linear(inputs, outputs, device="meta"))
+
+
+def convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, *, bias: bool = True) -> nn.Conv2d:
+    """Return a convolution with a square kernel of odd size whose weights `initialise` draws.
+
+    Of a side it makes side / stride, rounded up.
+    """
+    return _empty(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=bias, device="meta"))
+
+
+def _needed(model: Model, image_shape: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    if image_shape is None:
+        raise bad_value("model.name", model.name, "mlp, deep_mlp, as the data is no image")
+    return image_shape
+
+
 def _dense(model: Model, hidden: list[int], inputs: int, dropout: float) -> Iterable[Layer]:
     for index, (fan_in, width) in enumerate(zip([inputs, *hidden], hidden, strict=False), start=1):
-        yield f"linear{index}", _linear(fan_in, width)
-        match model.norm:
-            case "batch":
-                yield f"norm{index}", BatchNorm(width)
-            case "layer":
-                yield f"norm{index}", nn.LayerNorm(width)
-        yield f"activation{index}", _ACTIVATIONS[model.activation]()
+        yield f"linear{index}", linear(fan_in, width)
+        yield from normalisation(f"norm{index}", model, width, image=False)
+        yield f"activation{index}", activation(model)
         if dropout:
             yield f"dropout{index}", Dropout(dropout, (width,))
 
 
-def _cnn(model: CNN, outputs: int, image_shape: tuple[int, int, int] | None, dropout: float) -> list[Layer]:
-    if image_shape is None:
-        raise bad_value("model.name", model.name, "mlp, as the data is no image")
+def _skips(hidden: list[int], dropout: float) -> dict[str, str]:
+    """Return the runs of `_dense` that are skipped: each hidden layer but the first whose width is that before it."""
+    last = "dropout" if dropout else "activation"
+    pairs = enumerate(itertools.pairwise(hidden), start=2)
+    return {f"linear{index}": f"{last}{index}" for index, (before, width) in pairs if before == width}
+
+
+def _cnn(model: CNN, image_shape: tuple[int, int, int], outputs: int, dropout: float) -> list[Layer]:
     layers: list[Layer] = [("image", nn.Unflatten(1, image_shape))]
     fan_in, height, width = image_shape
     for index, channels in enumerate(model.channels, start=1):
-        layers.append((f"conv{index}", _convolution(fan_in, channels)))
-        match model.norm:
-            case "batch":
-                layers.append((f"conv_norm{index}", BatchNorm(channels)))
-            case "layer":
-                # One group is layer normalisation over channels, height and width, with a weight a channel.
-                layers.append((f"conv_norm{index}", nn.GroupNorm(1, channels)))
-        layers.append((f"conv_activation{index}", _ACTIVATIONS[model.activation]()))
+        layers.append((f"conv{index}", convolution(fan_in, channels)))
+        layers += normalisation(f"conv_norm{index}", model, channels, image=True)
+        layers.append((f"conv_activation{index}", activation(model)))
         layers.append((f"pool{index}", nn.MaxPool2d(2)))
         if dropout:
             layers.append((f"conv_dropout{index}", Dropout(dropout, (channels, 1, 1))))
@@ -180,16 +252,8 @@ def _cnn(model: CNN, outputs: int, image_shape: tuple[int, int, int] | None, dro
     features = fan_in * height * width
     layers.append(("flatten", nn.Flatten()))
     layers += _dense(model, model.hidden, features, dropout)
-    layers.append(("output", _linear([features, *model.hidden][-1], outputs)))
+    layers.append(("output", linear([features, *model.hidden][-1], outputs)))
     return layers
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    return _empty(nn.Linear(inputs, outputs, device="meta"))
-
-
-def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
-    return _empty(nn.Conv2d(inputs, outputs, 3, padding=1, device="meta"))
 
 
 def _empty(layer: Module) -> Module:

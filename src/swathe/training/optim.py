@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from swathe.training.health import first_and_last_weights
 from swathe.training.recipe import Adagrad, Adam, Momentum, Optim, Regularization, RMSprop
 
 ADAMW_WEIGHT_DECAY = 0.01
@@ -19,35 +20,57 @@ class Update:
     and decay apply to all parameters, biases and norm weights included.
 
     A step is, in this order: the gradient of the l1 penalty (`l1 * sign(p)`) is added; the global norm is taken and,
-    with `clip_norm`, the gradient scaled down to it as `torch.nn.utils.clip_grad_norm_` does; decoupled decay
+    with `clip_norm`, the gradient scaled down to it as `torch.nn.utils.clip_grad_norm_` does, or, with `clip_value`,
+    each element of it bounded as `torch.nn.utils.clip_grad_value_` does; decoupled decay
     `p *= 1 - lr * weight_decay` (Loshchilov & Hutter 2019, algorithm 2, as torch's AdamW has it); torch's optimiser,
     which adds l2 as its `weight_decay`.
     """
 
     def __init__(self, network: nn.Module, optim: Optim, regularization: Regularization) -> None:
         self._parameters = list(network.parameters())
+        self._watched = first_and_last_weights(parameter.shape for parameter in self._parameters)
         self._flat = _flatten(self._parameters)
         self._optimizer = _torch_optimizer(self._flat, optim, regularization.l2)
         self._l1 = regularization.l1
         self._weight_decay = decoupled_decay(optim, regularization)
         self._clip_norm = regularization.clip_norm
+        self._clip_value = regularization.clip_value
+
+    @property
+    def parameters(self) -> Tensor:
+        """All parameters, `[parameters]`, which each step changes in place."""
+        return self._flat.detach()
 
     def step(self, loss: Tensor, lr: float) -> Tensor:
         """Descend from `loss` at rate `lr`; returns the gradient's global norm before clipping, on the device."""
+        return self._descend(loss, lr, by_depth=False)
+
+    def step_by_depth(self, loss: Tensor, lr: float) -> Tensor:
+        """Do what `step` does; returns three norms `[3]`: the global one, of the first and of the last weights."""
+        return self._descend(loss, lr, by_depth=True)
+
+    def _descend(self, loss: Tensor, lr: float, *, by_depth: bool) -> Tensor:
         gradients = torch.autograd.grad(loss, self._parameters)
         with torch.no_grad():
             gradient = torch.cat([part.reshape(-1) for part in gradients])
             if self._l1:
                 gradient.add_(self._flat.sign(), alpha=self._l1)
             norm: Tensor = torch.linalg.vector_norm(gradient)
+            norms = torch.stack([norm, *self._watched_norms(gradient)]) if by_depth else norm
             if self._clip_norm is not None:
                 gradient.mul_((self._clip_norm / (norm + 1e-6)).clamp_(max=1.0))
+            if self._clip_value is not None:
+                gradient.clamp_(-self._clip_value, self._clip_value)
             if self._weight_decay:
                 self._flat.mul_(1 - lr * self._weight_decay)
         self._flat.grad = gradient
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.step()
-        return norm
+        return norms
+
+    def _watched_norms(self, gradient: Tensor) -> list[Tensor]:
+        parts = torch.split(gradient, [parameter.numel() for parameter in self._parameters])
+        return [torch.linalg.vector_norm(parts[index]) for index in self._watched]
 
 
 def decoupled_decay(optim: Optim, regularization: Regularization) -> float:

@@ -16,19 +16,41 @@ from swathe.errors import bad_value
 
 @dataclass
 class Model:
-    """What every architecture shares."""
+    """What every architecture shares; `groups` is of the norm `group` alone, and divides all that it normalises."""
 
     name: str = "mlp"
     activation: str = "relu"
     norm: str = "none"
+    groups: int = 8
     init: str = "default"
 
 
 @dataclass
 class MLP(Model):
-    """Fully connected network: `[batch, features] -> hidden ... -> [batch, outputs]`."""
+    """Fully connected network: `[batch, features] -> hidden ... -> [batch, outputs]`.
+
+    With `residual`, a hidden layer as wide as the hidden one before it is added to what it is given: x + F(x), F being
+    linear, norm, activation and dropout (He et al. 2016). Where widths differ there is no skip rather than a projection
+    of it: so no parameter depends on `residual`. The first hidden layer and the output have none either.
+    """
 
     hidden: list[int] = field(default_factory=lambda: [128])
+    residual: bool = False
+
+
+@dataclass
+class DeepMLP(Model):
+    """Fully connected network of `depth` hidden layers of one `width`: an `MLP` whose depth can be searched."""
+
+    name: str = "deep_mlp"
+    depth: int = 10
+    width: int = 64
+    residual: bool = False
+
+    @property
+    def hidden(self) -> list[int]:
+        """The sizes of its hidden layers."""
+        return [self.width] * self.depth
 
 
 @dataclass
@@ -38,6 +60,28 @@ class CNN(Model):
     name: str = "cnn"
     channels: list[int] = field(default_factory=lambda: [16, 32])
     hidden: list[int] = field(default_factory=lambda: [64])
+
+
+@dataclass
+class ResNet(Model):
+    """Residual network in the form for ImageNet, `resnet18` or `resnet50` by its name (He et al. 2016, table 1).
+
+    `width` is the channels of the stem, which every stage after the first doubles.
+    """
+
+    name: str = "resnet18"
+    norm: str = "batch"
+    init: str = "he_normal"
+    width: int = 64
+
+
+@dataclass
+class CifarResNet(ResNet):
+    """Residual network in the form for small images: 6n + 2 layers, three stages (He et al. 2016, section 4.2)."""
+
+    name: str = "resnet_cifar"
+    width: int = 16
+    depth: int = 20
 
 
 @dataclass
@@ -127,11 +171,55 @@ class StepSchedule(Schedule):
 
 
 @dataclass
+class ExponentialSchedule(Schedule):
+    """Multiply the rate by `gamma` every epoch, as torch's `ExponentialLR`."""
+
+    name: str = "exponential"
+    gamma: float = 0.95
+
+
+@dataclass
+class LinearSchedule(Schedule):
+    """A straight line from the rate to `final_fraction` of it, as torch's `LinearLR`."""
+
+    name: str = "linear"
+    final_fraction: float = 0.0
+
+
+@dataclass
+class PolynomialSchedule(Schedule):
+    """Fall to `final_fraction` of the rate as a power of the share of steps that is left, as torch's `PolynomialLR`.
+
+    The poly policy of Chen et al. 2018 (DeepLab), whose power is 0.9; with 1 it is `linear`.
+    """
+
+    name: str = "polynomial"
+    power: float = 2.0
+    final_fraction: float = 0.0
+
+
+@dataclass
 class CosineSchedule(Schedule):
     """Half a cosine from the rate to `final_fraction` of it (Loshchilov & Hutter 2017, without restarts)."""
 
     name: str = "cosine"
     final_fraction: float = 0.0
+
+
+@dataclass
+class OneCycleSchedule(Schedule):
+    """One cycle of the rate (Smith & Topin 2018), as torch's `OneCycleLR` with two phases.
+
+    It rises from `lr / div_factor` to `lr` over the share `pct_start` of the steps and falls to
+    `lr / div_factor / final_div_factor` at the last one, each along half a cosine or a line (`anneal`). Only the rate
+    is cycled, no momentum. A warm-up comes before the cycle and leads to where it begins.
+    """
+
+    name: str = "one_cycle"
+    pct_start: float = 0.3
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+    anneal: str = "cosine"
 
 
 @dataclass
@@ -150,9 +238,10 @@ class Regularization:
 
     `l1`, `l2`: coefficients whose gradient is added to the loss's (l2 as torch's `weight_decay` of SGD and Adam).
     `weight_decay`: decoupled (AdamW's); None means 0.01 for adamw and 0 for the others, as in torch.
-    `clip_norm`: bound of the global gradient norm. `patience`: epochs without an improvement of validation
-    loss by more than `min_delta` after which the run ends early. `label_smoothing`: the share of the target that is
-    spread over all classes (Szegedy et al. 2016, section 7), in the training loss alone.
+    `clip_norm`: bound of the global gradient norm; `clip_value`: of each element of the gradient, instead (Pascanu et
+    al. 2013; Goodfellow et al. 2016, section 10.11.1). `patience`: epochs without an improvement of validation loss by
+    more than `min_delta` after which the run ends early. `label_smoothing`: the share of the target that is spread
+    over all classes (Szegedy et al. 2016, section 7), in the training loss alone.
     """
 
     l1: float = 0.0
@@ -160,12 +249,20 @@ class Regularization:
     weight_decay: float | None = None
     dropout: float = 0.0
     clip_norm: float | None = None
+    clip_value: float | None = None
     patience: int | None = None
     min_delta: float = 0.0
     label_smoothing: float = 0.0
 
 
-MODELS: dict[str, type[Model]] = {"mlp": MLP, "cnn": CNN}
+MODELS: dict[str, type[Model]] = {
+    "mlp": MLP,
+    "cnn": CNN,
+    "deep_mlp": DeepMLP,
+    "resnet18": ResNet,
+    "resnet50": ResNet,
+    "resnet_cifar": CifarResNet,
+}
 DATASETS: dict[str, type[Data]] = {"digits": Data, "fashion_mnist": Data, "mnist": Data, "csv": CSV}
 OPTIMIZERS: dict[str, type[Optim]] = {
     "sgd": Optim,
@@ -179,7 +276,11 @@ OPTIMIZERS: dict[str, type[Optim]] = {
 SCHEDULES: dict[str, type[Schedule]] = {
     "constant": Schedule,
     "step": StepSchedule,
+    "exponential": ExponentialSchedule,
+    "linear": LinearSchedule,
+    "polynomial": PolynomialSchedule,
     "cosine": CosineSchedule,
+    "one_cycle": OneCycleSchedule,
     "plateau": PlateauSchedule,
 }
 
@@ -199,9 +300,15 @@ class Recipe:
 
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu")
-NORMS = ("none", "batch", "layer")
+NORMS = ("none", "batch", "layer", "group")
 INITS = ("default", "xavier_uniform", "xavier_normal", "he_uniform", "he_normal", "orthogonal", "small_normal")
+# Layers of the residual networks for small images (He et al. 2016, table 6, and two smaller ones).
+CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+MOST_DEPTH = 50
+# Networks that only an image can be given to.
+IMAGE_MODELS = (CNN, ResNet)
 TASKS = ("classification", "regression")
+ANNEALS = ("cosine", "linear")
 
 # [channels, height, width] of the datasets that are images; a network with convolutions needs one of them.
 IMAGE_SHAPES: dict[str, tuple[int, int, int]] = {
@@ -263,12 +370,49 @@ def _check_model(model: Model) -> None:
     _one_of("model.activation", model.activation, ACTIVATIONS)
     _one_of("model.norm", model.norm, NORMS)
     _one_of("model.init", model.init, INITS)
+    _whole("model.groups", model.groups, 1)
     match model:
         case CNN(channels=channels, hidden=hidden):
             _sizes("model.channels", channels, least=1)
             _sizes("model.hidden", hidden)
+        case ResNet(width=width):
+            _whole("model.width", width, 1)
+        case DeepMLP(depth=depth, width=width):
+            allowed = f"an integer from 1 to {MOST_DEPTH}"
+            _real("model.depth", depth, allowed, lambda x: isinstance(x, int) and 1 <= x <= MOST_DEPTH)
+            _whole("model.width", width, 1)
         case MLP(hidden=hidden):
             _sizes("model.hidden", hidden)
+    if isinstance(model, (MLP, DeepMLP)) and not isinstance(model.residual, bool):
+        raise bad_value("model.residual", model.residual, "true, false")
+    if isinstance(model, CifarResNet) and (type(model.depth) is not int or model.depth not in CIFAR_DEPTHS):
+        raise bad_value("model.depth", model.depth, ", ".join(map(str, CIFAR_DEPTHS)))
+    if model.norm == "group":
+        _check_groups(model)
+
+
+def _check_groups(model: Model) -> None:
+    """Refuse groups that do not divide what they are to normalise, or of one unit, which would be normalised to 0."""
+    # Of a feature map, a group of one channel still has all its pixels.
+    maps: dict[str, list[int]] = {}
+    units: dict[str, list[int]] = {}
+    match model:
+        case CNN(channels=channels, hidden=hidden):
+            maps[f"model.channels {channels}"], units[f"model.hidden {hidden}"] = channels, hidden
+        case ResNet(width=width):
+            maps[f"model.width {width}"] = [width]
+        case DeepMLP(width=width):
+            units[f"model.width {width}"] = [width]
+        case MLP(hidden=hidden):
+            units[f"model.hidden {hidden}"] = hidden
+    whole = math.gcd(*(size for sizes in (*maps.values(), *units.values()) for size in sizes))
+    most = min((size // 2 for sizes in units.values() for size in sizes), default=whole)
+    if whole and (whole % model.groups or model.groups > most):
+        pairs = ((low, whole // low) for low in range(1, math.isqrt(whole) + 1) if whole % low == 0)
+        fitting = sorted({groups for pair in pairs for groups in pair if groups <= most})
+        least = ", with at least 2 units to a group" if units else ""
+        allowed = f"{', '.join(map(str, fitting)) or 'none'} with {' and '.join(maps | units)}{least}"
+        raise bad_value("model.groups", model.groups, allowed)
 
 
 def _check_data(data: Data) -> None:
@@ -319,8 +463,19 @@ def _check_schedule(schedule: Schedule) -> None:
         case StepSchedule():
             _whole("schedule.every_epochs", schedule.every_epochs, 1)
             _real("schedule.gamma", schedule.gamma, "a number above 0, at most 1", lambda x: 0 < x <= 1)
-        case CosineSchedule():
+        case ExponentialSchedule():
+            _real("schedule.gamma", schedule.gamma, "a number above 0, at most 1", lambda x: 0 < x <= 1)
+        case PolynomialSchedule():
+            _real("schedule.power", schedule.power, "a finite number above 0", lambda x: x > 0)
             _real("schedule.final_fraction", schedule.final_fraction, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+        case LinearSchedule() | CosineSchedule():
+            _real("schedule.final_fraction", schedule.final_fraction, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+        case OneCycleSchedule():
+            _real("schedule.pct_start", schedule.pct_start, "a number above 0 and below 1", lambda x: 0 < x < 1)
+            least = "a finite number, at least 1"
+            _real("schedule.div_factor", schedule.div_factor, least, lambda x: x >= 1)
+            _real("schedule.final_div_factor", schedule.final_div_factor, least, lambda x: x >= 1)
+            _one_of("schedule.anneal", schedule.anneal, ANNEALS)
         case PlateauSchedule():
             _real("schedule.factor", schedule.factor, "a number above 0 and below 1", lambda x: 0 < x < 1)
             _whole("schedule.patience", schedule.patience, 0)
@@ -337,9 +492,11 @@ def _check_regularization(regularization: Regularization) -> None:
     _real("regularization.label_smoothing", smoothing, "a number from 0 to below 1", lambda x: 0 <= x < 1)
     if regularization.weight_decay is not None:
         _real("regularization.weight_decay", regularization.weight_decay, f"{nonnegative}, or null", lambda x: x >= 0)
-    if regularization.clip_norm is not None:
-        allowed = "a finite number above 0, or null"
-        _real("regularization.clip_norm", regularization.clip_norm, allowed, lambda x: x > 0)
+    for key in ("clip_norm", "clip_value"):
+        if (bound := getattr(regularization, key)) is not None:
+            _real(f"regularization.{key}", bound, "a finite number above 0, or null", lambda x: x > 0)
+    if regularization.clip_norm is not None and regularization.clip_value is not None:
+        raise bad_value("regularization.clip_value", regularization.clip_value, "null beside regularization.clip_norm")
     if regularization.patience is not None:
         _whole("regularization.patience", regularization.patience, 1, None)
 
@@ -353,9 +510,9 @@ def _check_together(recipe: Recipe) -> None:
     smoothing = recipe.regularization.label_smoothing
     if smoothing and isinstance(data, CSV) and data.task == "regression":
         raise bad_value("regularization.label_smoothing", smoothing, "0 with data.task regression, which has no labels")
+    if isinstance(model, IMAGE_MODELS) and data.name not in IMAGE_SHAPES:
+        raise bad_value("model.name", model.name, f"mlp, deep_mlp with data.name {data.name}, which is no image")
     if isinstance(model, CNN):
-        if data.name not in IMAGE_SHAPES:
-            raise bad_value("model.name", model.name, f"mlp with data.name {data.name}, which is no image")
         # Each entry halves height and width, and no side may vanish.
         most = int(math.log2(min(IMAGE_SHAPES[data.name][1:])))
         if len(model.channels) > most:

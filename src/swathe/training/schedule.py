@@ -5,9 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from swathe.training.recipe import CosineSchedule, PlateauSchedule, Schedule, StepSchedule
+from swathe.training.recipe import (
+    CosineSchedule,
+    ExponentialSchedule,
+    LinearSchedule,
+    OneCycleSchedule,
+    PlateauSchedule,
+    PolynomialSchedule,
+    Schedule,
+    StepSchedule,
+)
 
-# Where every warm-up starts.
+# Where every warm-up starts, unless it leads to less.
 WARMUP_FROM = 1e-7
 
 
@@ -26,18 +35,31 @@ class LearningRate:
     def at(self, step: int) -> float:
         """Return the rate at `step`: a straight line from 1e-7 during the warm-up, then the schedule's shape.
 
-        The step schedule counts its epochs from the start of the run; the cosine begins where the warm-up ends.
+        Schedules by the epoch (step, exponential) count from the start of the run. The others are spread over the
+        steps that the warm-up leaves, and keep their last rate after the run. The line leads to `lr`, or to where one
+        cycle begins.
         """
-        warmup = self.schedule.warmup_steps
+        schedule, warmup = self.schedule, self.schedule.warmup_steps
         if step < warmup:
-            return (WARMUP_FROM + (self.lr - WARMUP_FROM) * step / warmup) * self._scale
-        match self.schedule:
+            top = self.lr / schedule.div_factor if isinstance(schedule, OneCycleSchedule) else self.lr
+            start = min(WARMUP_FROM, top)
+            return (start + (top - start) * step / warmup) * self._scale
+        steps = max(1, self.steps_per_epoch * self.epochs - warmup)
+        done = min(1.0, (step - warmup) / steps)
+        match schedule:
             case StepSchedule(every_epochs=every, gamma=gamma):
                 shape = gamma ** (step // self.steps_per_epoch // every)
+            case ExponentialSchedule(gamma=gamma):
+                shape = gamma ** (step // self.steps_per_epoch)
+            case LinearSchedule(final_fraction=final):
+                shape = final + (1 - final) * (1 - done)
+            case PolynomialSchedule(power=power, final_fraction=final):
+                shape = final + (1 - final) * (1 - done) ** power
             case CosineSchedule(final_fraction=final):
                 # Loshchilov & Hutter 2017, equation 5, with one period.
-                done = min(1.0, (step - warmup) / max(1, self.steps_per_epoch * self.epochs - warmup))
                 shape = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
+            case OneCycleSchedule():
+                shape = _one_cycle(schedule, min(step - warmup, steps - 1), steps)
             case _:
                 shape = 1.0
         return self.lr * shape * self._scale
@@ -56,6 +78,21 @@ class LearningRate:
         if self._bad_epochs > self.schedule.patience:
             self._scale *= self.schedule.factor
             self._bad_epochs = 0
+
+
+def _one_cycle(schedule: OneCycleSchedule, step: int, steps: int) -> float:
+    """Return the share of the peak rate at `step` of a cycle of `steps`, as torch's `OneCycleLR`.
+
+    The peak is at step `pct_start * steps - 1`, which need not be whole. Of a cycle so short that the peak would come
+    before its first step, only the fall is left.
+    """
+    peak, initial = schedule.pct_start * steps - 1, 1 / schedule.div_factor
+    if step <= peak:
+        begin, end, done = initial, 1.0, step / peak if peak else 1.0
+    else:
+        begin, end, done = 1.0, initial / schedule.final_div_factor, (step - peak) / (steps - 1 - peak)
+    rest = 1 - done if schedule.anneal == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return begin * rest + end * (1 - rest)
 
 
 @dataclass(slots=True)

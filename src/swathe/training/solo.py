@@ -14,6 +14,7 @@ from torch import Tensor
 
 from swathe.training import streams
 from swathe.training.data import load
+from swathe.training.health import Units, update_ratios
 from swathe.training.models import build, dropouts
 from swathe.training.optim import Update
 from swathe.training.recipe import Recipe, check
@@ -25,8 +26,23 @@ POLL_SECONDS = 0.005
 # A loss that is not finite is noticed at every so many steps: by count and not by time, so that a run that diverges
 # gives the same numbers again; and seldom enough that a GPU is not kept waiting.
 CHECK_STEPS = 32
-# Validation examples in one forward pass.
+# Validation examples in one forward pass, at most.
 EVALUATION_ROWS = 1024
+# Uncompiled, torch computes what fills no vector of elements by other code, at the end of a tensor and so in the last
+# lane only. No lane has such an end when its examples are a multiple of this.
+WHOLE_ROWS = 32
+
+
+def evaluation_parts(examples: int, device: str) -> Iterator[tuple[Tensor, int]]:
+    """Yield the rows of each part of validation `[rows]`, and how many of them count.
+
+    All parts have one size, a multiple of 32, and the last one is filled up with the last example.
+    """
+    parts = -(-examples // EVALUATION_ROWS)
+    rows = -(-examples // (parts * WHOLE_ROWS)) * WHOLE_ROWS
+    for begin in range(0, examples, rows):
+        places = torch.arange(begin, begin + rows, device=device)
+        yield places.clamp(max=examples - 1), min(rows, examples - begin)
 
 
 class Solo:
@@ -49,6 +65,7 @@ class Solo:
         outputs = self._data.classes or 1
         self.network = build(recipe.model, inputs, outputs, self._data.image_shape, dropout, generator).to(device)
         self._dropouts = dropouts(self.network)
+        self._units = Units(self.network)
         self._words: tuple[int, Tensor] | None = None
         self._update = Update(self.network, recipe.optim, recipe.regularization)
         self._smoothing = recipe.regularization.label_smoothing
@@ -64,9 +81,9 @@ class Solo:
 
         Metrics: train_loss (mean over the epoch's steps, without penalties), val_loss, val_accuracy (classification),
         lr (of the last step), grad_norm and grad_norm_max (over the steps, before clipping), examples_per_second (in
-        training), seconds (of training and validation so far). Ends in mid-epoch, without a report, once
-        `should_stop()`; after an early stop; and after an epoch whose loss was not finite, which is cut short and
-        whose val_loss and val_accuracy are NaN.
+        training), seconds (of training and validation so far), and those of `training.health`. Ends in mid-epoch,
+        without a report, once `should_stop()`; after an early stop; and after an epoch whose loss was not finite, which
+        is cut short and whose val_loss and val_accuracy are NaN.
         """
         self._should_stop = should_stop
         seconds = 0.0
@@ -75,23 +92,26 @@ class Solo:
             trained = self._train(epoch)
             if trained is None:
                 return
-            losses, norms = (torch.stack(values).double() for values in trained)
+            losses, norms, health = trained
             train_loss = losses.mean().item()
             training_seconds = time.perf_counter() - began
-            val_loss, val_accuracy = self._evaluate() if math.isfinite(train_loss) else (math.nan, math.nan)
+            nothing = {"val_loss": math.nan, "val_accuracy": math.nan}
+            validation = self._evaluate() if math.isfinite(train_loss) else nothing
+            val_loss = validation["val_loss"]
             spent = time.perf_counter() - began
             seconds += spent
             metrics = {
                 "train_loss": train_loss,
-                "val_loss": val_loss,
+                **validation,
                 "lr": self._rate.at((epoch - 1) * self._steps + len(losses) - 1),
                 "grad_norm": norms.mean().item(),
                 "grad_norm_max": norms.max().item(),
+                **health,
                 "examples_per_second": len(losses) * self._batch / training_seconds,
                 "seconds": seconds,
             }
-            if self._data.classes:
-                metrics["val_accuracy"] = val_accuracy
+            if not self._data.classes:
+                del metrics["val_accuracy"]
             yield epoch, metrics, spent
             if not math.isfinite(val_loss) or self._stopping.is_over(val_loss):
                 return
@@ -109,47 +129,69 @@ class Solo:
         return lambda: self._step(1, 0, next(batches))
 
     def _step(self, epoch: int, step: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Train one step on the examples `rows`; returns the loss and the gradient norm, left on the device."""
+        """Train one step on the examples `rows`; returns the loss and the gradient norm, left on the device.
+
+        In an epoch's last step, the norm is three: of all, of the first and of the last weights.
+        """
         data = self._data
         self._draw_masks(epoch, step)
         outputs = self.network(data.train_x.index_select(0, rows))
         loss = self._loss(outputs, data.train_y.index_select(0, rows), smoothing=self._smoothing)
-        norm = self._update.step(loss, self._rate.at((epoch - 1) * self._steps + step))
+        descend = self._update.step_by_depth if step == self._steps - 1 else self._update.step
+        norm = descend(loss, self._rate.at((epoch - 1) * self._steps + step))
         return loss.detach(), norm
 
-    def _train(self, epoch: int) -> tuple[list[Tensor], list[Tensor]] | None:
-        """Train one epoch: the loss and the gradient norm of each step, left on the device; None when stopped."""
+    def _train(self, epoch: int) -> tuple[Tensor, Tensor, dict[str, float]] | None:
+        """Train one epoch; None when stopped.
+
+        Returns the loss and the gradient norm of each step `[steps]`, and what is measured in the last one.
+        """
         data, batch = self._data, self._batch
         shuffle = streams.generator(self.recipe.seed, Stream.ORDER, epoch)
         order = torch.randperm(len(data.train_x), generator=shuffle).to(self._device)
         losses: list[Tensor] = []
         norms: list[Tensor] = []
+        health: dict[str, float] = {}
         self.network.train()
         for step in range(self._steps):
             if self._told_to_stop():
                 return None
-            loss, norm = self._step(epoch, step, order[step * batch : (step + 1) * batch])
+            rows = order[step * batch : (step + 1) * batch]
+            if step < self._steps - 1:
+                loss, norm = self._step(epoch, step, rows)
+            else:
+                before = self._update.parameters.clone()
+                loss, by_depth = self._step(epoch, step, rows)
+                norm, first, last = by_depth
+                (moved,) = update_ratios(before[None], self._update.parameters[None])
+                health = {"grad_norm_first": first.item(), "grad_norm_last": last.item(), "update_ratio": moved}
             losses.append(loss)
             norms.append(norm)
             if step % CHECK_STEPS == CHECK_STEPS - 1 and not math.isfinite(losses[-1].item()):
                 break
-        return losses, norms
+        return torch.stack(losses).double(), torch.stack(norms).double(), health
 
     @torch.inference_mode()
-    def _evaluate(self) -> tuple[float, float]:
-        """Return the mean loss and the accuracy on the validation part, or two NaNs when the loss is not finite."""
+    def _evaluate(self) -> dict[str, float]:
+        """Return the metrics of the validation part; loss and accuracy are NaN when the loss is not finite."""
         data = self._data
         self.network.eval()
         loss = torch.zeros((), dtype=torch.float64, device=self._device)
         right = torch.zeros((), dtype=torch.int64, device=self._device)
-        for x, y in zip(
-            torch.split(data.val_x, EVALUATION_ROWS), torch.split(data.val_y, EVALUATION_ROWS), strict=True
-        ):
-            outputs = self.network(x)
+        units: list[list[Tensor]] = []
+        for rows, counted in evaluation_parts(len(data.val_y), self._device):
+            self._units.begin()
+            outputs = self.network(data.val_x[rows])[:counted]
+            units.append(list(self._units.take().values()))
+            y = data.val_y[rows[:counted]]
             loss += self._loss(outputs, y, reduction="sum")
             right += (outputs.argmax(dim=1) == y).sum()
         mean = loss.item() / len(data.val_y)
-        return (mean, right.item() / len(data.val_y)) if math.isfinite(mean) else (math.nan, math.nan)
+        finite = math.isfinite(mean)
+        scores = {"val_loss": mean if finite else math.nan}
+        scores["val_accuracy"] = right.item() / len(data.val_y) if finite else math.nan
+        shares = (torch.stack(values).double().mean().item() for values in zip(*units, strict=True))
+        return scores | dict(zip(self._units.names, shares, strict=True))
 
     def _loss(self, outputs: Tensor, targets: Tensor, *, reduction: str = "mean", smoothing: float = 0.0) -> Tensor:
         if self._data.classes:

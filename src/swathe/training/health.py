@@ -1,0 +1,97 @@
+"""What tells whether a network is in good health while it trains: how it is measured, for a trial alone and for lanes.
+
+* `grad_norm_first`, `grad_norm_last`: L2 norm of the gradient of the first and of the last weight matrix, in the
+  epoch's last step, with penalties and before clipping, as `grad_norm`.
+* `update_ratio`: L2 norm of the epoch's last update by that of all parameters before it.
+* `dead_units`: share of the units behind a ReLU that are 0 for every example of a part of validation, of at most 1,024
+  examples; the mean over the parts.
+* `saturated_units`: share of the outputs of sigmoid and tanh layers within 1 % of their range of an end of it, on
+  validation.
+
+Gradients that vanish with depth, and saturated units: Glorot & Bengio 2010. The ratio of updates to weights: Karpathy,
+CS231n notes, "Neural networks part 3" (about 1e-3 is healthy).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+# Layers whose units can be 0 for ever, and whose outputs can be at an end of their range.
+_MAY_DIE = (nn.ReLU,)
+_MAY_SATURATE = (nn.Sigmoid, nn.Tanh)
+# Of a sigmoid's range, and of tanh's, which is twice as wide.
+_NEAR_AN_END = 0.01
+
+
+def first_and_last_weights(shapes: Iterable[torch.Size]) -> tuple[int, int]:
+    """Return which parameters are the first and the last weight matrix; a network that has none has its ends."""
+    every = list(shapes)
+    matrices = [index for index, shape in enumerate(every) if len(shape) > 1] or [0, len(every) - 1]
+    return matrices[0], matrices[-1]
+
+
+def update_ratios(before: Tensor, after: Tensor) -> list[float]:
+    """Return how far a step has moved the parameters of each lane `[K, parameters]`, by their norm before it.
+
+    0 where that is 0. Row by row: a row's sum must not depend, in its last bits, on how many rows there are.
+    """
+    moved = after - before
+    squares = [torch.dot(row, row) for rows in (moved, before) for row in rows]
+    numbers = torch.stack(squares).tolist()
+    lanes = len(before)
+    return [math.sqrt(new / old) if old else 0.0 for new, old in zip(numbers[:lanes], numbers[lanes:], strict=True)]
+
+
+class Units:
+    """Counts dead and saturated units in a forward pass of a network between `begin` and `take`, by hooks.
+
+    Nothing stays from one pass to the next, as `vmap` needs it.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        layers = list(network.modules())
+        kinds = {"dead_units": _MAY_DIE, "saturated_units": _MAY_SATURATE}
+        # The metrics that there are.
+        self.names = [name for name, kind in kinds.items() if any(isinstance(layer, kind) for layer in layers)]
+        self._on = False
+        self._dead: list[Tensor] = []
+        self._saturated: list[Tensor] = []
+        self._units = self._outputs = 0
+        for layer in layers:
+            if isinstance(layer, _MAY_DIE):
+                layer.register_forward_hook(self._watch_relu)
+            elif isinstance(layer, _MAY_SATURATE):
+                layer.register_forward_hook(self._watch_bounded)
+
+    def begin(self) -> None:
+        """Count from now on."""
+        self._on = True
+        self._dead, self._saturated = [], []
+        self._units = self._outputs = 0
+
+    def take(self) -> dict[str, Tensor]:
+        """Count no more; return the shares by their `names`."""
+        counts = ((self._dead, self._units), (self._saturated, self._outputs))
+        shares = [torch.stack(found).sum() / every for found, every in counts if found]
+        self._on, self._dead, self._saturated = False, [], []
+        return dict(zip(self.names, shares, strict=True))
+
+    def _watch_relu(self, layer: nn.Module, given: object, output: Tensor) -> None:
+        if not self._on:
+            return
+        # A channel of a convolution is one unit.
+        others = [axis for axis in range(output.dim()) if axis != 1]
+        self._dead.append((output.amax(others) <= 0).sum())
+        self._units += output.shape[1]
+
+    def _watch_bounded(self, layer: nn.Module, given: object, output: Tensor) -> None:
+        if not self._on:
+            return
+        low, high = (0.0, 1.0) if isinstance(layer, nn.Sigmoid) else (-1.0, 1.0)
+        near = _NEAR_AN_END * (high - low)
+        self._saturated.append(((output < low + near) | (output > high - near)).sum())
+        self._outputs += output.numel()
