@@ -164,7 +164,8 @@ def test_the_compare_page_shows_parameters_metrics_and_a_chart_of_the_chosen_tri
     runs = quote(json.dumps([row["run_id"] for row in chosen]))
     experiments = quote(json.dumps([experiment_of(address)]))
     open_page(browser, address, f"#/compare-runs?runs={runs}&experiments={experiments}")
-    text = wait_for_text(browser, "Comparing 3 Runs from 1 Experiment", "Show diff only", "val_accuracy", "grad_norm")
+    # Of a long table of metrics MLflow draws the values of all, but only the names that are in view: the first ones.
+    text = wait_for_text(browser, "Comparing 3 Runs from 1 Experiment", "Show diff only", "dead_units", "grad_norm")
     for row in chosen:
         assert f"{row['trial']:04d} {row['params']['optim']}" in text
         for value in row["params"].values():
