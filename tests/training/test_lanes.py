@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from functools import cache as remembered
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -244,11 +244,11 @@ def outputs_in_evaluation(network: nn.Module, outputs: Callable[[Tensor, float],
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("structure", ["plain", "dropout", "alters_gradient"])
 @pytest.mark.parametrize("norm", ["none", "batch", "layer"])
-def test_every_combination_is_what_a_plain_loop_gives(cache: Path, tmp_path: Path, norm: str, dropout: bool) -> None:
+def test_every_combination_is_what_a_plain_loop_gives(cache: Path, tmp_path: Path, norm: str, structure: str) -> None:
     every = combinations(norm, tmp_path / "t.csv")
-    recipes = [recipe for recipe in every if (recipe.regularization.dropout > 0) == dropout]
+    recipes = [recipe for recipe in every if structure_of(recipe) == structure]
     doubles, singles = (
         LaneBlock(recipes[0], len(recipes), "cpu", cache, compiled=False, dtype=dtype)
         for dtype in (torch.float64, torch.float32)
@@ -272,16 +272,21 @@ def test_every_combination_is_what_a_plain_loop_gives(cache: Path, tmp_path: Pat
         assert [metrics["val_loss"] for metrics in single_histories[tag]] == pytest.approx(validation, rel=rel)
 
 
+def structure_of(recipe: Recipe) -> str:
+    regularization = recipe.regularization
+    return "dropout" if regularization.dropout else "alters_gradient" if regularization.alters_gradient else "plain"
+
+
 def distance(one: Tensor, other: Tensor) -> float:
     return float((one.double() - other).norm() / other.norm())
 
 
 SMALL: dict[str, Any] = {"data": {"limit": 90}, "batch_size": 7, "model": {"hidden": [5], "activation": "sigmoid"}}
-# Dropout is part of the structure, so that each of these is tried with and without.
+# Each of these is tried in every `Structure`.
 TRIALS: list[dict[str, Any]] = [
     {"epochs": 3},
     {"epochs": 2, "optim": {"name": "momentum", "lr": 0.05}},
-    {"epochs": 4, "optim": {"name": "nesterov", "lr": 0.05}, "regularization": {"l1": 1e-3, "clip_norm": 0.5}},
+    {"epochs": 4, "optim": {"name": "nesterov", "lr": 0.05}, "regularization": {"label_smoothing": 0.1}},
     {"epochs": 5, "optim": {"name": "rmsprop"}, "regularization": {"patience": 2, "min_delta": 1.0}},
     {"epochs": 3, "optim": {"name": "sgd", "lr": 1e38}},
     {"epochs": 3, "optim": {"name": "adamw"}, "schedule": {"name": "cosine", "warmup_steps": 20}},
@@ -291,16 +296,35 @@ TRIALS: list[dict[str, Any]] = [
 ]
 
 
-def small(config: dict[str, Any], seed: int = 0, dropout: float | None = None) -> Recipe:
-    given = {**SMALL, **config, "seed": seed}
-    if dropout is not None:
-        given["regularization"] = {**config.get("regularization", {}), "dropout": dropout}
-    return recipe_from_config(given)
+# What has a pass over the gradient of its own.
+ALTERATIONS: list[dict[str, Any]] = [
+    # This for the trial that overflows, which no clipping may bring to the very edge of it.
+    {"l1": 1e-3},
+    {"l1": 1e-3, "clip_norm": 0.5},
+    {"clip_norm": 0.5},
+    {"clip_value": 0.01},
+]
 
 
-def trial(index: int, seed: int, dropping: bool) -> Recipe:
-    """Return one of `TRIALS`, each with another probability of dropout, or without any."""
-    return small(TRIALS[index], seed, (0.1 + 0.05 * index) if dropping else 0.0)
+class Structure(NamedTuple):
+    """Of a trial's regularisation, what is part of its structural key."""
+
+    dropout: bool
+    alters_gradient: bool
+
+
+STRUCTURES_OF_TRIALS = [Structure(*choice) for choice in itertools.product((False, True), repeat=2)]
+
+
+def small(config: dict[str, Any], seed: int = 0, **regularization: Any) -> Recipe:
+    regularization = {**config.get("regularization", {}), **regularization}
+    return recipe_from_config({**SMALL, **config, "seed": seed, "regularization": regularization})
+
+
+def trial(index: int, seed: int, structure: Structure) -> Recipe:
+    """Return one of `TRIALS`, each with another probability of dropout and another penalty or clipping, or without."""
+    altered = ALTERATIONS[index % len(ALTERATIONS)] if structure.alters_gradient else {}
+    return small(TRIALS[index], seed, dropout=(0.1 + 0.05 * index) if structure.dropout else 0.0, **altered)
 
 
 def block_of(recipe: Recipe, lanes: int, cache: Path, *, compiled: bool = False) -> LaneBlock:
@@ -315,7 +339,7 @@ def sweeps(draw: st.DrawFn) -> list[tuple[int, int, int | None]]:
 
 
 def run_sweep(
-    sweep: list[tuple[int, int, int | None]], block: LaneBlock, dropping: bool
+    sweep: list[tuple[int, int, int | None]], block: LaneBlock, structure: Structure
 ) -> tuple[Histories, dict[int, Any]]:
     """Run trials through a block, each lane refilled as soon as it is free; returns histories and final states."""
     waiting: Iterator[int] = iter(range(len(sweep)))
@@ -324,7 +348,7 @@ def run_sweep(
     while True:
         for tag in itertools.islice(waiting, block.free):
             index, seed, _ = sweep[tag]
-            block.admit(trial(index, seed, dropping), tag)
+            block.admit(trial(index, seed, structure), tag)
             histories[tag] = []
         if not block.tags:
             return histories, states
@@ -335,21 +359,21 @@ def run_sweep(
                 block.release(report.tag)
 
 
-@given(sweep=sweeps(), lanes=st.integers(1, 5), dropping=st.booleans())
+@given(sweep=sweeps(), lanes=st.integers(1, 5), structure=st.sampled_from(STRUCTURES_OF_TRIALS))
 @settings(max_examples=25)
 def test_a_trial_is_its_solo_run_and_its_bits_are_its_own(
-    cache: Path, sweep: list[tuple[int, int, int | None]], lanes: int, dropping: bool
+    cache: Path, sweep: list[tuple[int, int, int | None]], lanes: int, structure: Structure
 ) -> None:
-    check_sweep(cache, sweep, lanes, dropping, compiled=False)
+    check_sweep(cache, sweep, lanes, structure, compiled=False)
 
 
 def check_sweep(
-    cache: Path, sweep: list[tuple[int, int, int | None]], lanes: int, dropping: bool, *, compiled: bool
+    cache: Path, sweep: list[tuple[int, int, int | None]], lanes: int, structure: Structure, *, compiled: bool
 ) -> None:
-    block = block_of(trial(0, 0, dropping), lanes, cache, compiled=compiled)
-    histories, states = run_sweep(sweep, block, dropping)
+    block = block_of(trial(0, 0, structure), lanes, cache, compiled=compiled)
+    histories, states = run_sweep(sweep, block, structure)
     for tag, (index, seed, pruned) in enumerate(sweep):
-        alone, solo, state = references(index, seed, pruned, cache, dropping, compiled)
+        alone, solo, state = references(index, seed, pruned, cache, structure, compiled)
         assert repr(histories[tag]) == repr(alone)
         assert all(torch.equal(value.nan_to_num(), state[name].nan_to_num()) for name, value in states[tag].items())
         assert_close(alone, solo[:pruned])
@@ -357,12 +381,12 @@ def check_sweep(
 
 @remembered
 def references(
-    index: int, seed: int, pruned: int | None, cache: Path, dropping: bool, compiled: bool
+    index: int, seed: int, pruned: int | None, cache: Path, structure: Structure, compiled: bool
 ) -> tuple[list[Metrics], list[Metrics], dict[str, Tensor]]:
     """Return what a trial gives in a block of its own, what it gives solo, and its state in its own block."""
-    recipe = trial(index, seed, dropping)
+    recipe = trial(index, seed, structure)
     block = block_of(recipe, 1, cache, compiled=compiled)
-    histories, states = run_sweep([(index, seed, pruned)], block, dropping)
+    histories, states = run_sweep([(index, seed, pruned)], block, structure)
     return histories[0], solo_history(recipe, cache), states[0]
 
 
@@ -569,11 +593,11 @@ def test_compiled_structures_too(cache: Path, model: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dropping", [False, True])
-def test_compiled_a_trial_is_its_solo_run_and_its_bits_are_its_own(cache: Path, dropping: bool) -> None:
+@pytest.mark.parametrize("structure", STRUCTURES_OF_TRIALS)
+def test_compiled_a_trial_is_its_solo_run_and_its_bits_are_its_own(cache: Path, structure: Structure) -> None:
     every = range(len(TRIALS))
     for lanes in (3, 5):
-        check_sweep(cache, [(index, 0, None) for index in every], lanes, dropping, compiled=True)
-    check_sweep(cache, [(index, 0, None) for index in (4, 4, 1, 3, 0, 2, 6, 5, 7)], 4, dropping, compiled=True)
-    block = block_of(trial(0, 0, dropping), 3, cache, compiled=True)
+        check_sweep(cache, [(index, 0, None) for index in every], lanes, structure, compiled=True)
+    check_sweep(cache, [(index, 0, None) for index in (4, 4, 1, 3, 0, 2, 6, 5, 7)], 4, structure, compiled=True)
+    block = block_of(trial(0, 0, structure), 3, cache, compiled=True)
     assert (block.compiled, block.note) == (True, "")

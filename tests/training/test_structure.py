@@ -24,7 +24,7 @@ def key(**config: Any) -> str:
     [
         {"optim": {"name": "sgd", "lr": 0.5}},
         {"schedule": {"name": "cosine", "warmup_steps": 5}},
-        {"regularization": {"l1": 0.1, "l2": 0.1, "clip_norm": 1.0, "patience": 3}},
+        {"regularization": {"l2": 0.1, "weight_decay": 0.1, "label_smoothing": 0.1, "patience": 3}},
         {"model": {"init": "he_normal"}},
         {"seed": 7},
         {"epochs": 3},
@@ -37,6 +37,12 @@ def test_what_a_lane_owns_is_no_structure(config: dict[str, Any]) -> None:
 def test_dropout_is_structure_and_its_probability_is_not() -> None:
     some, more = (key(regularization={"dropout": p}) for p in (0.1, 0.5))
     assert key() != some == more
+
+
+def test_a_pass_over_the_gradient_is_structure_and_what_it_does_is_not() -> None:
+    changes: list[dict[str, Any]] = [{"l1": 0.1}, {"l1": 0.2}, {"clip_norm": 1.0}, {"clip_value": 0.1}]
+    assert {key(regularization=change) for change in changes} == {key(regularization={"l1": 0.3, "clip_norm": 2.0})}
+    assert key(regularization={"l1": 0.1}) != key()
 
 
 def test_every_structure_has_a_key_of_its_own() -> None:

@@ -100,22 +100,25 @@ def update(
     g: list[Tensor],
     table: Tensor,
     watched: Sequence[tuple[int, slice]] = (),
+    *,
+    alter: bool = True,
 ) -> Tensor:
     """Update the pieces `[K, columns]` of K rows in place, the gradient's too.
 
     Returns the gradient's norms before clipping, `[K, 1 + watched]`: of all of it, and of each part that is `watched`,
-    a piece and its columns. `table` is `[K, Coefficient]`. Nothing is reduced over lanes, and what does not apply to a
-    lane is chosen away, not multiplied by 0: what is not finite in one lane stays there.
+    a piece and its columns. `table` is `[K, Coefficient]`. Without `alter` there is neither an L1 penalty nor clipping,
+    and the gradient is read once less: a quarter of the time of a small network's step. Nothing is reduced over lanes,
+    and what does not apply to a lane is chosen away, not multiplied by 0: what is not finite in one lane stays there.
     """
-    for parameters, gradient in zip(p, g, strict=True):
+    for parameters, gradient in zip(p, g, strict=True) if alter else ():
         gradient.addcmul_(parameters.sign(), table[:, Coefficient.L1, None])
     squares = [gradient.square().sum(1) for gradient in g]
     norm = torch.stack(squares).sum(0).sqrt()
     norms = [norm, *(_norm(g[piece], columns, squares[piece]) for piece, columns in watched)]
-    bound = table[:, Coefficient.CLIP_NORM]
-    scale = torch.where(bound.isinf(), 1.0, (bound / (norm + 1e-6)).clamp(max=1.0))[:, None]
+    if alter:
+        _clip(g, norm, table)
     for piece in zip(p, m, v, g, strict=True):
-        _update_piece(*piece, scale, table)
+        _update_piece(*piece, table)
     return torch.stack(norms, dim=1)
 
 
@@ -125,13 +128,19 @@ def _norm(gradient: Tensor, columns: slice, square: Tensor) -> Tensor:
     return (square if whole else gradient[:, columns].square().sum(1)).sqrt()
 
 
-def _update_piece(p: Tensor, m: Tensor, v: Tensor, g: Tensor, scale: Tensor, table: Tensor) -> None:
+def _clip(g: list[Tensor], norm: Tensor, table: Tensor) -> None:
+    bound, value = table[:, Coefficient.CLIP_NORM], table[:, Coefficient.CLIP_VALUE, None]
+    scale = torch.where(bound.isinf(), 1.0, (bound / (norm + 1e-6)).clamp(max=1.0))[:, None]
+    for gradient in g:
+        gradient.mul_(scale).clamp_(-value, value)
+
+
+def _update_piece(p: Tensor, m: Tensor, v: Tensor, g: Tensor, table: Tensor) -> None:
     def column(coefficient: Coefficient) -> Tensor:
         return table[:, coefficient, None]
 
-    g.mul_(scale).clamp_(-column(Coefficient.CLIP_VALUE), column(Coefficient.CLIP_VALUE))
     p.mul_(column(Coefficient.DECAY))
-    g.addcmul_(p, column(Coefficient.L2))
+    g = torch.addcmul(g, p, column(Coefficient.L2))
     m.mul_(column(Coefficient.M_KEEP)).addcmul_(g, column(Coefficient.M_TAKE))
     v.mul_(column(Coefficient.V_KEEP)).addcmul_(g * g, column(Coefficient.V_TAKE))
     nesterov, v_scale = column(Coefficient.NESTEROV), column(Coefficient.V_SCALE)

@@ -44,6 +44,7 @@ class Geometry:
     key: str
     model: Model = field(compare=False)
     dropout: bool
+    alters_gradient: bool
     batch: int
     rows: int
     examples: int
@@ -157,7 +158,15 @@ class Network:
             with torch.no_grad():
                 losses, slopes = self._losses(outputs, targets, smoothing)
             gradients = torch.autograd.grad(outputs, leaves, slopes / self.geometry.batch)
-        norms = update(parameters, first, second, self.parameters.join(list(gradients)), table, self._watched)
+        norms = update(
+            parameters,
+            first,
+            second,
+            self.parameters.join(list(gradients)),
+            table,
+            self._watched,
+            alter=self.geometry.alters_gradient,
+        )
         if statistics:
             momenta = [norm.momentum for norm in self._norms for _ in ("mean", "variance")]
             moves = zip(self.buffers.split(buffers), statistics, momenta, strict=True)

@@ -445,6 +445,7 @@ def geometry_of(recipe: Recipe, dataset: Dataset, device: str, dtype: torch.dtyp
         key=structural_key(recipe),
         model=recipe.model,
         dropout=recipe.regularization.dropout > 0,
+        alters_gradient=recipe.regularization.alters_gradient,
         batch=examples if recipe.batch_size == "full" else min(int(recipe.batch_size), examples),
         rows=len(next(evaluation_parts(len(data.val_y), device))[0]),
         examples=examples,

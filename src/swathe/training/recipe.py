@@ -254,6 +254,11 @@ class Regularization:
     min_delta: float = 0.0
     label_smoothing: float = 0.0
 
+    @property
+    def alters_gradient(self) -> bool:
+        """Whether there is an L1 penalty or clipping, which lanes have a pass over the gradient for."""
+        return self.l1 > 0 or self.clip_norm is not None or self.clip_value is not None
+
 
 MODELS: dict[str, type[Model]] = {
     "mlp": MLP,

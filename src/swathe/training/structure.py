@@ -20,13 +20,18 @@ _EXAMPLES, _COLUMNS, _CLASSES = 5, 3, 2
 def structural_key(recipe: Recipe) -> str:
     """Return a text that is equal for recipes that one program can train side by side.
 
-    It holds the architecture with its shapes, norm and activation, whether there is dropout, the batch size, and the
-    dataset with its options. Initialisation, probability of dropout, optimiser, rate, schedule, regularisation, seed
-    and epochs are a lane's own.
+    It holds the architecture with its shapes, norm and activation, whether there is dropout, whether there is an L1
+    penalty or clipping, the batch size, and the dataset with its options. Initialisation, probability of dropout,
+    optimiser, rate, schedule, regularisation, seed and epochs are a lane's own.
     """
     model = {key: value for key, value in asdict(recipe.model).items() if key not in _VALUES}
-    dropout = recipe.regularization.dropout > 0
-    structure = {"model": model, "batch_size": recipe.batch_size, "data": asdict(recipe.data), "dropout": dropout}
+    structure = {
+        "model": model,
+        "batch_size": recipe.batch_size,
+        "data": asdict(recipe.data),
+        "dropout": recipe.regularization.dropout > 0,
+        "alters_gradient": recipe.regularization.alters_gradient,
+    }
     return json.dumps(structure, sort_keys=True, separators=(",", ":"))
 
 
