@@ -3,13 +3,14 @@ BIN := .venv/bin
 # Two files at a time: tests that wait for Ray, MLflow or a browser leave the machine to the others.
 BOTH := -n 2 --dist loadfile
 
-.PHONY: help quickstart setup system-packages test test-slow test-all lint format bench clean
+.PHONY: help quickstart setup system-packages test test-slow test-all lint format bench results clean
 
 help:
 	@echo "make quickstart  install into .venv, run the quickstart sweep on real data, show the result"
 	@echo "make test        the tests (make test-all: the slow ones too)"
 	@echo "make lint        ruff, mypy and the import contracts (make format: mend the layout)"
 	@echo "make bench       the benchmarks, against their peers; writes benchmarks/results/*.json"
+	@echo "make results     the ready sweeps that test a claim (some twenty minutes); writes docs/results/"
 	@echo "make clean       remove caches and build outputs; .venv and .swathe stay"
 
 quickstart: setup
@@ -47,6 +48,9 @@ bench: setup
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/table.py
+
+results: setup
+	$(BIN)/python -m scripts.results
 
 clean:
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -93,14 +93,21 @@ def _overhead(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def table(results: Path) -> str:
-    """Return the table as Markdown, with the machine under it."""
+    """Return the table as Markdown, with the machines under it, each with the files that it made."""
+    found = list(rows(results))
     lines = ["| what is measured | Swathe | peer | ratio | from |", "|---|---|---|---|---|"]
-    lines += [f"| {' | '.join(row[:4])} | `{row[4]}.json` |" for row in rows(results)]
-    machine = _read(results / "overhead.json").get("machine")
-    if machine:
-        versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-        lines += ["", f"On {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']:g} GiB, {versions}."]
-    return "\n".join(lines)
+    lines += [f"| {' | '.join(row[:4])} | `{row[4]}.json` |" for row in found]
+    made: dict[str, list[str]] = {}
+    for name in dict.fromkeys(row[4] for row in found):
+        made.setdefault(_machine(_read(results / f"{name}.json")["machine"]), []).append(f"`{name}.json`")
+    sentences = [f"* {', '.join(files)}: {machine}." for machine, files in made.items()]
+    return "\n".join([*lines, "", *sentences])
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    # Not every benchmark uses all of what the others do.
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']:g} GiB, {versions}"
 
 
 def filled(readme: str, figures: str) -> str:

@@ -10,8 +10,9 @@ from optuna.distributions import FloatDistribution
 from rich.console import Console
 
 from swathe import analysis, tables
+from swathe.analysis import Row
 from swathe.errors import BadInputError, SwatheError
-from swathe.events import Direction, TrialState
+from swathe.events import Direction, TrialState, Value
 from swathe.home import Home, SweepCard
 from swathe.mlflow_runs import Metric, RunChange, clean_name, open_runs
 from swathe.study import JOURNAL, Study
@@ -70,6 +71,45 @@ def test_trials_drawn_ahead_are_waiting_when_nobody_drives(tmp_path: Path) -> No
     assert driven.counts == {TrialState.COMPLETE: 1, TrialState.RUNNING: 2}
     assert driven.status.startswith("running")
     study.close()
+
+
+def test_symptoms_are_counted_over_the_trials_that_are_over(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    study = launch(home)
+    study.ask(4)
+    for number, symptoms in enumerate(["lr_too_high", "diverged,lr_too_high", ""]):
+        study.record(number, 1, 1.0 + number)
+        attrs: dict[str, Value] = {"diagnosis": symptoms} if symptoms else {}
+        study.tell(number, TrialState.COMPLETE, 1.0 + number, attrs)
+    study.commit()
+    study.close()
+    found, rows = analysis.leaders(home, "s", top=5)
+    assert list(found.diagnosis.items()) == [("lr_too_high", 2), ("diverged", 1)]
+    assert found.as_dict()["diagnosis"] == {"lr_too_high": 2, "diverged": 1}
+    assert [row.diagnosis for row in rows] == [("lr_too_high",), ("diverged", "lr_too_high"), ()]
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(tables.overview(found))
+    assert "diagnosis: 2 lr_too_high, 1 diverged" in shown.get()
+
+
+def test_a_comparison_has_symptoms_where_there_are_any_and_80_columns(tmp_path: Path) -> None:
+    params: dict[str, Value] = {"optim": "adam", "optim.lr": 0.00123456, "model.hidden": "[128, 128]", "batch_size": 64}
+    metrics = {"val_loss": 0.0123456, "val_accuracy": 0.98765}
+    good = Row(1, "", "complete", metrics, params)
+    bad = Row(12345, "", "interrupted", metrics, params, ("lr_too_high", "broken_setup"))
+
+    def lines(*rows: Row) -> list[str]:
+        console = Console(width=80)
+        with console.capture() as shown:
+            console.print(tables.comparison(rows, "val_loss", title="s"))
+        return shown.get().splitlines()
+
+    assert not any("diagnosis" in line for line in lines(good))
+    shown = lines(good, bad)
+    assert max(map(len, shown)) <= 80
+    for word in ("diagnosis", "lr_too_high", "broken_setup", "12345", "0.9877", "0.01235", "lr=0.00123"):
+        assert any(word in line for line in shown), word
 
 
 def test_one_broken_sweep_leaves_the_others_readable(tmp_path: Path) -> None:

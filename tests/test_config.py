@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from swathe.config import compose_run, compose_sweep, group_options, override_values, sweep_names
+from swathe.diagnosis import Rule, rule_of
 from swathe.errors import BadInputError
+from swathe.training.diagnose import Thresholds
 
 SMALL = """
 defaults: [/model: mlp, /data: digits, /optim: adamw, _self_]
@@ -71,8 +74,15 @@ def test_the_command_line_changes_what_is_conditional(sweep: str) -> None:
 def test_the_budget_is_no_part_of_the_identity(sweep: str) -> None:
     first = compose_sweep(sweep, ())
     assert compose_sweep(sweep, ["sweep.trials=70", "cluster.workers=1"]).identity == first.identity
-    for other in ("epochs=3", "optim.lr=0.1", "sampler=random", "sweep.seed=1"):
+    for other in ("epochs=3", "optim.lr=0.1", "sampler=random", "sweep.seed=1", "diagnosis.stop=false"):
         assert compose_sweep(sweep, [other]).identity != first.identity
+
+
+def test_every_threshold_of_the_diagnosis_can_be_set(sweep: str) -> None:
+    options = compose_sweep(sweep, ()).values["diagnosis"]
+    assert options == {"enabled": True, "stop": True, **asdict(Thresholds())}
+    changed = compose_sweep(sweep, ["diagnosis.window=60", "diagnosis.flat=1", "diagnosis.stop=false"])
+    assert rule_of(changed.values["diagnosis"]) == Rule(Thresholds(window=60, flat=1.0), stop=False)
 
 
 def test_a_swapped_group_leaves_the_files_options_behind(sweep: str) -> None:

@@ -43,6 +43,7 @@ from swathe.events import (
     WorkerReady,
     WorkersStart,
 )
+from swathe.training.diagnose import Action, Finding, Symptom
 
 ASHA = {"name": "asha", "min_resource": 1, "reduction_factor": 2, "min_early_stopping_rate": 0, "bootstrap_count": 0}
 
@@ -109,6 +110,43 @@ def test_a_diverged_trial_stops_at_once(value: float) -> None:
     (tell,) = of(controller.handle(report(0, 2, value)), Tell)
     assert tell.state is TrialState.PRUNED
     assert tell.reason == f"diverged: loss is {value} at step 2"
+
+
+STOPPED = (Finding(Symptom.DIVERGED, "The training loss is 40 at report 2.", "Lower it.", Action.STOP),)
+
+
+def test_a_trial_that_a_finding_stops_ends_as_one_that_diverged() -> None:
+    controller = make()
+    start(controller)
+    controller.handle(report(0, 1, 0.3))
+    commands = controller.handle(Reported("w", (Report(0, 2, {"loss": 0.2}, findings=STOPPED, ends=Action.STOP),)))
+    assert [type(command) for command in commands[:3]] == [Decide, Record, Tell]
+    assert commands[2] == Tell(0, TrialState.PRUNED, None, 2, "diverged: The training loss is 40 at report 2")
+    assert controller.best is None
+
+
+def test_a_finding_that_is_a_tag_ends_nothing() -> None:
+    controller = make()
+    start(controller)
+    commands = controller.handle(Reported("w", (Report(0, 2, {"loss": 0.2}, findings=STOPPED),)))
+    assert not of(commands, Tell)
+    early = Report(0, 3, {"loss": 0.2}, findings=STOPPED, ends=Action.EARLY_STOP)
+    # Its worker ends it, as after its last epoch.
+    assert not of(controller.handle(Reported("w", (early,))), Tell)
+    assert of(controller.handle(Finished("w", 0)), Tell) == [Tell(0, TrialState.COMPLETE, 0.2, 3)]
+
+
+def test_a_second_attempt_ends_where_the_first_was_about_to() -> None:
+    controller = make()
+    start(controller)
+    controller.handle(report(0, 2, 0.2))
+    controller.handle(WorkerLost("w", "killed"))
+    controller.handle(WorkerReady("v"))
+    again = Report(0, 2, {"loss": 0.2}, findings=STOPPED, ends=Action.STOP)
+    commands = controller.handle(Reported("v", (again,)))
+    assert not of(commands, Record)
+    (tell,) = of(commands, Tell)
+    assert (tell.state, tell.value) == (TrialState.PRUNED, None)
 
 
 def test_a_report_without_the_metric_fails_the_trial_and_says_what_it_has() -> None:

@@ -90,6 +90,7 @@ def assert_groups(proposals: list[Proposal], size: int) -> None:
 
 VALUES: Mapping[str, tuple[Any, ...]] = {
     "batch_size": (16, 64, "full"),
+    "precision": ("fp32", "bf16"),
     "model.hidden": ([64], [32, 32]),
     "model.activation": ("relu", "tanh"),
     "model.norm": ("none", "batch", "layer"),

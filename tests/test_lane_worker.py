@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from swathe.diagnosis import Rule, recorded_facts
 from swathe.events import Decision, Direction, Failed, Finished, Report, Reported, Slots
 from swathe.lane_worker import LaneEngine, halves, is_out_of_memory
+from swathe.training.diagnose import Action, Symptom, Thresholds, diagnose
 from swathe.training.lanes import LaneBlock, LaneReport
 from swathe.training.recipe import TIMING_METRICS, Recipe, recipe_from_config
 from swathe.training.solo import Solo
@@ -160,6 +162,52 @@ def test_more_trials_than_lanes_all_give_what_they_give_alone(
     ends = played.of(Finished)
     assert Counter(end.trial for end in ends) == Counter(range(11))
     assert {end.attempt for end in ends} == {2}
+
+
+@pytest.mark.parametrize("plan", [Plan(3), Plan(1, "solo")], ids=["lanes", "solo"])
+def test_findings_stop_a_trial_that_diverges_and_no_other(
+    home: Path, config: Callable[..., dict[str, Any]], plan: Plan
+) -> None:
+    played = Played(home, Fixed(plan), diagnosis=Rule())
+    played.run(*(Job(number, config(number, lr=lr, epochs=6)) for number, lr in enumerate([0.05, 1e4, 0.05])))
+    assert [len(played.reports(number)) for number in (0, 2)] == [6, 6]
+    last = played.reports(1)[-1]
+    assert (last.step < 6, last.ends) == (True, Action.STOP)
+    assert Symptom.DIVERGED in {finding.symptom for finding in last.findings}
+    (end,) = (end for end in played.of(Finished) if end.trial == 1)
+    assert end.model is None
+    # A function of its own reports: from its record the same is found, at the same report.
+    facts = recorded_facts({**played.tags(1), "swathe.config": json.dumps(config())})
+    assert (facts.classes, facts.steps_per_report) == (2, 4)
+    found = diagnose([report.metrics for report in played.reports(1)], facts)
+    assert found == tuple(finding for report in played.reports(1) for finding in report.findings)
+
+
+def test_findings_that_are_tags_alone_stop_nothing(home: Path, config: Callable[..., dict[str, Any]]) -> None:
+    played = Played(home, Fixed(Plan(2)), diagnosis=Rule(Thresholds(diverged_loss=0.01), stop=False))
+    played.run(Job(0, config(0, epochs=4)))
+    reports = played.reports(0)
+    assert [report.step for report in reports] == [1, 2, 3, 4]
+    assert [bool(report.findings) for report in reports] == [True, False, False, False]
+
+
+def test_a_trial_that_overfits_ends_early_with_its_model(
+    home: Path, config: Callable[..., dict[str, Any]], table: Path, tmp_path: Path
+) -> None:
+    # Labels that are a matter of chance: all that is learned is the training part by heart.
+    lines = table.read_text().splitlines()
+    draw = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 2, (len(lines) - 1,), generator=draw).tolist()
+    rows = [f"{line.rpartition(',')[0]},{label}" for line, label in zip(lines[1:], labels, strict=True)]
+    (tmp_path / "chance.csv").write_text("\n".join([lines[0], *rows]) + "\n")
+    data = {"name": "csv", "path": str(tmp_path / "chance.csv"), "target": "target"}
+    played = Played(home, Fixed(Plan(2)), diagnosis=Rule())
+    optim = {"name": "adam", "lr": 0.02}
+    played.run(Job(0, config(0, epochs=60, hidden=64, data=data, optim=optim)))
+    last = played.reports(0)[-1]
+    assert (last.step < 60, last.ends) == (True, Action.EARLY_STOP)
+    (end,) = played.of(Finished)
+    assert end.model is not None
 
 
 def test_a_batch_holds_reports_and_then_ends(home: Path, config: Callable[..., dict[str, Any]]) -> None:

@@ -58,6 +58,15 @@ def test_the_history_keeps_its_bits(records: Records, run_id: str) -> None:
     assert history == {("val_loss", 1): 0.1 + 0.2, ("grad", 1): math.inf, ("grad", 2): -0.5}
 
 
+def test_one_metric_of_many_runs_is_read_at_once(home: Path, records: Records, run_id: str) -> None:
+    other = records.log_run("train", "other", REPORTS[:1], TAGS, artifacts=home / "artifacts", params={})
+    found = records.histories([run_id, other, "0" * 32], "val_loss")
+    assert math.isnan(found[run_id].pop(2))
+    assert found == {run_id: {1: 0.1 + 0.2}, other: {1: 0.1 + 0.2}}
+    assert records.histories([run_id], "grad")[run_id][1] == math.inf
+    assert records.histories([run_id], "nothing") == {}
+
+
 def test_a_reproduction_is_linked_with_its_original(records: Records, run_id: str) -> None:
     new_id = records.log_reproduction(records.run(run_id), REPORTS, {"swathe.geometry": "{}"}, identical=False)
     new, old = records.run(new_id), records.run(run_id)

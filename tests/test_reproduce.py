@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import swathe
+from swathe.diagnosis import Rule
 from swathe.errors import BadInputError
 from swathe.events import Direction, Report, Reported
 from swathe.home import Home
@@ -109,17 +110,19 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def recorded_lane(home: Home, table: str, **changes: str) -> tuple[Records, Any]:
+def recorded_lane(
+    home: Home, table: str, *, lr: float = 0.01, diagnosis: Rule | None = None, **changes: str
+) -> tuple[Records, Any]:
     """Train a trial beside others in a block of three lanes, record it, and return its run."""
     config: dict[str, Any] = {
         "model": {"name": "mlp", "hidden": [6]},
         "data": {"name": "csv", "path": table, "target": "target"},
-        "optim": {"name": "adam", "lr": 0.01},
+        "optim": {"name": "adam", "lr": lr},
         "batch_size": 16,
         "epochs": 4,
         "seed": 5,
     }
-    setup = WorkerSetup(None, "val_loss", Direction.MINIMIZE, str(home.path), (), "cpu", 1)
+    setup = WorkerSetup(None, "val_loss", Direction.MINIMIZE, str(home.path), (), "cpu", 1, diagnosis=diagnosis)
     reports: list[Report] = []
     tags: dict[str, str] = {}
 
@@ -173,6 +176,16 @@ def test_a_lane_is_trained_again_as_a_lane_of_such_a_block(home: Home, table: st
         "lanes": "3",
         "program": "eager",
     }
+
+
+def test_a_trial_that_its_diagnosis_stopped_has_as_many_reports_again(home: Home, table: str) -> None:
+    records, run = recorded_lane(home, table, lr=30.0, diagnosis=Rule())
+    steps = {step for _, step in records.history(run.run_id)}
+    assert max(steps) < 4
+    result = reproduce(records, run, home)
+    assert result.identical
+    assert {row.step for row in result.rows} == steps
+    assert {step for _, step in records.history(result.new_run_id)} == steps
 
 
 def test_a_lane_that_is_trained_alone_is_nearly_the_same(home: Home, table: str) -> None:

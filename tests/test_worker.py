@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 import swathe
+from swathe.diagnosis import Rule
 from swathe.errors import BadInputError
 from swathe.events import Decision, Direction, Failed, Finished, Report, Reported
+from swathe.training.diagnose import Action
 from swathe.worker import (
     Emitted,
     InlineChannel,
@@ -74,6 +77,25 @@ def test_a_function_reports_and_finishes() -> None:
     events = inline(f"{HERE}:train", Job(4, {"params": {"steps": 3, "loss": 1.0}}, attempt=2))
     assert steps(events) == [1, 2, 3]
     assert events[-1] == Finished("w", 4, 2)
+
+
+def grows(params: Params) -> None:
+    for step in range(1, 6):
+        if swathe.report(loss=1.0, train_loss=10.0**step):
+            return
+
+
+def test_a_function_whose_training_loss_grows_is_stopped_by_its_diagnosis() -> None:
+    for rule, last in ((Rule(), 3), (Rule(stop=False), 5), (None, 5)):
+        events: list[Emitted] = []
+        channel = InlineChannel("w", events.extend)
+        channel.put((Job(0, {"params": {}}),))
+        run_one_by_one(replace(setup(f"{HERE}:grows"), diagnosis=rule), channel, "w")
+        assert steps(events)[-1] == last
+        reports = [report for event in events if isinstance(event, Reported) for report in event.reports]
+        assert [report.step for report in reports if report.findings] == ([] if rule is None else [3])
+        assert [report.ends for report in reports if report.ends] == ([Action.STOP] if last == 3 else [])
+        assert events[-1] == Finished("w", 0)
 
 
 def test_a_function_that_is_told_to_stop_stops() -> None:

@@ -11,12 +11,14 @@ from typing import Any
 
 import yaml
 
+from swathe.diagnosis import TAG, symptoms_of
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import Config, Direction, TrialState, Value
 from swathe.home import Home, SweepCard, SweepFolder, describe_driver
 from swathe.records import Records, TrialRun
 from swathe.study import PastTrial, Study
 from swathe.tracking import shown
+from swathe.training.diagnose import Symptom
 
 _HIGHER_IS_BETTER = re.compile(r"acc|auc|f1|precision|recall|r2|reward|score|examples_per_second")
 # Metrics of a sweep's own run that say how full its lanes are, by the names that `swathe status` has for them.
@@ -35,6 +37,7 @@ class Overview:
     """A sweep at a glance; `failures` are reasons with how many trials failed for them, most first.
 
     `lanes` is how full its lanes were at last and as means, as far as MLflow has it; empty where trials are no lanes.
+    `diagnosis` is how many trials that are over have each symptom, most first.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Overview:
     failures: Sequence[tuple[str, int]]
     command: str
     lanes: Mapping[str, float] = field(default_factory=dict)
+    diagnosis: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -62,24 +66,27 @@ class Overview:
             "command": self.command,
             "failures": [{"reason": reason, "trials": count} for reason, count in self.failures],
             "lanes": dict(self.lanes),
+            "diagnosis": dict(self.diagnosis),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One trial in a comparison."""
+    """One trial in a comparison; `diagnosis` are its symptoms."""
 
     trial: int
     run_id: str
     state: str
     metrics: Mapping[str, float]
     params: Mapping[str, Value]
+    diagnosis: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "trial": self.trial,
             "run_id": self.run_id,
             "state": self.state,
+            "diagnosis": list(self.diagnosis),
             "metrics": dict(self.metrics),
             "params": dict(self.params),
         }
@@ -112,6 +119,11 @@ class Best:
 def _study(home: Home, name: str) -> tuple[SweepCard, Study]:
     folder, card = home.existing(name)
     return card, Study.load(name, folder=folder.path, storage=card.storage)
+
+
+def open_study(home: Home, name: str) -> Study:
+    """Open a sweep's study to read it."""
+    return _study(home, name)[1]
 
 
 def overview(home: Home, name: str) -> Overview:
@@ -181,8 +193,12 @@ def leaders(home: Home, name: str, *, top: int) -> tuple[Overview, list[Row]]:
     rows = []
     for past in best_first:
         metrics = {card.metric: _last(past), **json.loads(str(past.attrs.get("metrics", "{}")))}
-        rows.append(Row(past.number, "", past.state.value, metrics, past.params))
+        rows.append(Row(past.number, "", past.state.value, metrics, past.params, _symptoms(past)))
     return _overview(home, name, card, history, driver), rows
+
+
+def _symptoms(past: PastTrial) -> tuple[Symptom, ...]:
+    return symptoms_of(past.attrs.get("diagnosis"))
 
 
 def _rank(value: float | None, partial: bool, number: int, sign: float) -> tuple[bool, bool, float, int]:
@@ -202,6 +218,7 @@ def _overview(
     failures: Counter[str] = Counter(
         str(past.attrs.get("reason", "unknown")) for past in history if past.state is TrialState.FAILED
     )
+    symptoms = Counter(str(symptom) for past in history if past.state.final for symptom in _symptoms(past))
     winner = _winner(history, Direction(card.direction))
     return Overview(
         name=name,
@@ -214,6 +231,7 @@ def _overview(
         best_params={} if winner is None else winner.params,
         failures=failures.most_common(5),
         command=card.command,
+        diagnosis=dict(symptoms.most_common()),
     )
 
 
@@ -271,6 +289,7 @@ def compare(home: Home, name: str, *, top: int, sort: str | None = None) -> list
             run.state,
             {own_names.get(key, key): value for key, value in run.metrics.items()},
             params.get(run.number, {}),
+            symptoms_of(run.tags.get(TAG)),
         )
         for run in sorted(runs, key=rank)[:top]
     ]
@@ -301,15 +320,20 @@ def experiment(home: Home, name: str) -> tuple[str, str]:
     return card.tracking_uri, card.experiment
 
 
+def is_run_id(home: Home, target: str) -> bool:
+    """Whether what the user named is a run in MLflow, and no sweep of the home."""
+    return _RUN_ID.fullmatch(target) is not None and home.sweep(target).card() is None
+
+
 def runs_to_reproduce(home: Home, target: str, trials: Sequence[int]) -> tuple[Records, list[TrialRun], str]:
     """Find the recorded runs that `swathe reproduce TARGET --trial N ...` means, and the sweep's metric.
 
     A run id is looked for in the home's own database and wherever a sweep of the home is recorded.
     """
-    if _RUN_ID.fullmatch(target) and home.sweep(target).card() is None:
+    if is_run_id(home, target):
         if trials:
             raise bad_value("--trial", trials[0], "a trial of a sweep that is named, while a RUN_ID is one run already")
-        records, run = _find_run(home, target)
+        records, run = find_run(home, target)
         return records, [run], run.tags.get("swathe.metric", "val_loss")
     _, card = home.existing(target)
     records = Records(card.tracking_uri)
@@ -317,7 +341,8 @@ def runs_to_reproduce(home: Home, target: str, trials: Sequence[int]) -> tuple[R
     return records, [records.trial(card.experiment, target, number) for number in numbers], card.metric
 
 
-def _find_run(home: Home, run_id: str) -> tuple[Records, TrialRun]:
+def find_run(home: Home, run_id: str) -> tuple[Records, TrialRun]:
+    """Find a run in the home's own database, or wherever a sweep of the home is recorded."""
     uris = list(dict.fromkeys([home.tracking_uri, *(card.tracking_uri for card in home.cards())]))
     away: SwatheError | None = None
     for uri in uris:

@@ -165,6 +165,48 @@ def train(
         console.print(f"Recorded as run {run_id} in MLflow{where}")
 
 
+@app.command("lr-find")
+def lr_find(
+    overrides: Overrides = None,
+    from_file: Annotated[
+        Path | None, typer.Option("--from", help="A config file, such as `swathe best --out` writes.")
+    ] = None,
+    from_lr: Annotated[float, typer.Option("--from-lr", help="The lowest rate to try.")] = 1e-7,
+    to_lr: Annotated[float, typer.Option("--to-lr", help="The highest rate to try.")] = 10.0,
+    rates: Annotated[int, typer.Option("--rates", help="How many rates to try, at equal ratios.")] = 33,
+    steps: Annotated[int, typer.Option("--steps", help="Steps (batches) to train at each rate.")] = 100,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Write the plot to this .html file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the learning rate of a run: try many rates at once, each for some steps.
+
+    Examples:
+
+      swathe lr-find model=mlp data=digits optim=adamw
+
+      swathe lr-find --from best.yaml --from-lr 1e-5 --to-lr 1 --steps 300
+    """
+    from swathe import lr_find, lr_plot, standalone
+    from swathe.home import open_home
+
+    options = lr_find.Options(from_lr, to_lr, rates, steps)
+    lr_find.check(options, plot)
+    home = open_home(create=True)
+    config, settings = standalone.load(from_file, tuple(overrides or ()))
+    if settings.notice is not None:
+        typer.echo(settings.notice, err=True)
+    result = lr_find.run(config, settings, home, options, plot)
+    if as_json:
+        _print_json(result.as_dict())
+    else:
+        _console().print(f"Tried {result.note}, in {result.seconds:.1f} s.\n")
+        typer.echo(lr_plot.chart(result.test, result.finding))
+        _console().print(lr_plot.table(result.test, result.finding))
+        typer.echo("\n".join(result.lines()))
+    if result.finding.lr is None:
+        raise typer.Exit(EXIT_FAILED)
+
+
 @app.command("list")
 def list_sweeps(as_json: AsJson = False) -> None:
     """List the sweeps of this working folder.
@@ -270,6 +312,37 @@ def compare(
 
 
 @app.command()
+def diagnose(
+    target: Annotated[str, typer.Argument(metavar="SWEEP|RUN_ID", help="A sweep, or an MLflow run.")],
+    trial: Annotated[int | None, typer.Option("--trial", help="One trial of the sweep.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what went wrong in a run or in a sweep, by what it shows, and what can be done.
+
+    Examples:
+
+      swathe diagnose optimizers
+
+      swathe diagnose optimizers --trial 17
+    """
+    from swathe import analysis, diagnosed, tables
+    from swathe.home import open_home
+
+    home = open_home()
+    if trial is not None:
+        found: Any = diagnosed.trial_findings(home, target, trial)
+    elif analysis.is_run_id(home, target):
+        found = diagnosed.run_findings(home, target)
+    else:
+        found = diagnosed.sweep_findings(home, target)
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        show = tables.run_findings if isinstance(found, diagnosed.RunFindings) else tables.sweep_findings
+        _console().print(show(found))
+
+
+@app.command()
 def best(
     sweep: SweepName,
     out: Annotated[Path | None, typer.Option("--out", help="Write the best trial's config to this file.")] = None,
@@ -302,6 +375,44 @@ def best(
         _print_json(found.as_dict())
     elif out is None:
         typer.echo(text, nl=False)
+
+
+@app.command()
+def report(
+    sweep: SweepName,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The file to write; without it SWEEP-report.html in the sweep's folder."),
+    ] = None,
+    seeds: Annotated[
+        bool, typer.Option("--seeds/--no-seeds", help="Train the best config with five other seeds.")
+    ] = True,
+    pruned: Annotated[
+        int, typer.Option("--pruned", min=0, help="Train so many pruned trials to the end; 0: none.")
+    ] = 5,
+    scientific: Annotated[
+        list[str] | None,
+        typer.Option("--scientific", help="A parameter to compare, such as model.norm; may be repeated."),
+    ] = None,
+) -> None:
+    """Write one HTML page that says what a sweep found and how sure it is.
+
+    The page opens offline, and is kept in MLflow with the sweep.
+
+    Examples:
+
+      swathe report optimizers
+
+      swathe report optimizers --scientific optim --pruned 10
+
+      swathe report optimizers --no-seeds --pruned 0 --out report.html
+    """
+    from swathe.home import open_home
+    from swathe.reporting.write import write_report
+
+    say = lambda line: typer.echo(line, err=True)  # noqa: E731
+    made = write_report(open_home(), sweep, out=out, seeds=seeds, pruned=pruned, scientific=scientific or (), say=say)
+    typer.echo(str(made.path))
 
 
 @app.command()

@@ -303,7 +303,7 @@ def _compose_run(body: Mapping[str, Any], overrides: Sequence[str], source: str)
 
 
 # Parts of a sweep's config that no trial's numbers depend on.
-NOT_A_TRIALS = frozenset({"sweep", "cluster", "lanes", "tracking", "sampler", "pruner", "device"})
+NOT_A_TRIALS = frozenset({"sweep", "cluster", "lanes", "diagnosis", "tracking", "sampler", "pruner", "device"})
 
 
 def plain_values(config: DictConfig) -> Config:

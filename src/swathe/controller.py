@@ -43,6 +43,7 @@ from swathe.events import (
     WorkersStart,
 )
 from swathe.pruners import Pruner
+from swathe.training.diagnose import Action
 
 # Below this device time (seconds) a trial is so short that its worker holds the next ones already, because waiting
 # for the driver would cost more than the imbalance at the sweep's end that holding them can cause.
@@ -378,7 +379,11 @@ class Controller:
                 continue  # Late: the trial was stopped, or runs elsewhere since its worker was thought lost.
             self._use(trial, report.seconds)
             if trial.step is not None and report.step <= trial.step:
-                continue  # A second attempt says again what the first had said.
+                # A second attempt says again what the first had said; where that was its end, so it is now.
+                if report.ends is Action.STOP:
+                    after += self._leave(trial, *self._worst(trial, report))
+                    decisions.append(Decision(trial.number, report.step, stop=True))
+                continue
             value = report.metrics.get(self._metric)
             if value is None:
                 known = ", ".join(sorted(report.metrics)) or "nothing"
@@ -389,7 +394,7 @@ class Controller:
             trial.step, trial.value = report.step, value
             self._epochs += 1
             recorded.append(report)
-            verdict = self._judge(trial, report.step, value)
+            verdict = self._judge(trial, report, value)
             if verdict is not None:
                 after += self._leave(trial, *verdict)
                 decisions.append(Decision(trial.number, report.step, stop=True))
@@ -405,16 +410,25 @@ class Controller:
         yield from after
         yield from self._check_budget()
 
-    def _judge(self, trial: _Trial, step: int, value: float) -> tuple[TrialState, str] | None:
+    def _judge(self, trial: _Trial, report: Report, value: float) -> tuple[TrialState, str] | None:
         """Say whether the trial must stop here: its final state and why; None to go on."""
+        step = report.step
         pruned = self._pruner.decide(trial.number, step, value)
         if not math.isfinite(value):
             return TrialState.PRUNED, f"diverged: {self._metric} is {value} at step {step}"
         if self._reaches_target(value):
             return TrialState.COMPLETE, f"reached the target at step {step}"
+        if report.ends is Action.STOP:
+            return self._worst(trial, report)
         if pruned:
             return TrialState.PRUNED, f"pruned at step {step}"
         return None
+
+    def _worst(self, trial: _Trial, report: Report) -> tuple[TrialState, str]:
+        """Say how a trial ends that a finding stops: as one that diverged, and no value is the worst one."""
+        trial.value = None
+        said = next(finding for finding in report.findings if finding.action is Action.STOP)
+        return TrialState.PRUNED, f"{said.symptom}: {said.evidence.rstrip('.')}"
 
     def _finished(self, event: Finished) -> Iterator[Command]:
         trial = self._release(event.worker, event.trial)

@@ -32,7 +32,7 @@ def examine() -> dict[str, Any]:
     home = open_home()
     findings["working folder"] = str(home.path)
     findings["sweeps launched here"] = str(len(home.sweeps()))
-    for name in ("digits", "fashion_mnist", "mnist"):
+    for name in ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100"):
         findings[f"data: {name}"] = _data(name)
     return findings
 

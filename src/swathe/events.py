@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from swathe.training.diagnose import Action, Finding
+
 Value = bool | int | float | str | None
 
 
@@ -48,7 +50,8 @@ class Report:
     """The metrics of one trial at one step.
 
     `seconds` is the device time (seconds) spent since the trial's previous report; `time` is the unix time
-    (seconds) at which the worker made the report.
+    (seconds) at which the worker made the report. `findings` are what its diagnosis has new to say at this report;
+    `ends`: whether the worker ends the trial for it, with the worst value (STOP) or as it stands (EARLY_STOP).
     """
 
     trial: int
@@ -56,6 +59,8 @@ class Report:
     metrics: Mapping[str, float]
     seconds: float = 0.0
     time: float = 0.0
+    findings: tuple[Finding, ...] = ()
+    ends: Action | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from swathe.diagnosis import TrialDiagnosis, fact_tags, recipe_facts
 from swathe.events import Finished, Report, Slots
 from swathe.training import lane_plan
 from swathe.training.data import Dataset
+from swathe.training.diagnose import Action, Facts
 from swathe.training.lane_plan import BLOCKS, LanePlan
 from swathe.training.lanes import LaneBlock, LaneReport
 from swathe.training.recipe import Recipe, recipe_from_config
@@ -48,6 +50,9 @@ HALVED_LANES = 4
 USE_SECONDS, EMPTY_USE_SECONDS = 1.0, 0.1
 # Blocks that nobody uses are kept, as trials of their keys may follow: at most so many.
 IDLE_BLOCKS = 4
+
+# Of a trial that waits.
+_UNDIAGNOSED = TrialDiagnosis(None, Facts())
 
 ShouldStop = Callable[[int], bool]
 
@@ -95,7 +100,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @dataclass(slots=True, eq=False)
 class _Trial:
-    """A trial that waits or is in a block; its program and its lane are known when it is in its first one."""
+    """A trial that waits or is in a block; its program, its lane and the facts on it are known in its first one."""
 
     job: Job
     recipe: Recipe
@@ -103,6 +108,7 @@ class _Trial:
     pace: Pace
     program: str | None = None
     lane: int | None = None
+    diagnosis: TrialDiagnosis = _UNDIAGNOSED
     # Of its last report.
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -124,6 +130,10 @@ class _Alone:
     @property
     def dataset(self) -> Dataset:
         return self._solo.dataset
+
+    @property
+    def steps(self) -> int:
+        return self._solo.steps
 
     @property
     def free(self) -> int:
@@ -258,9 +268,12 @@ class LaneEngine:
             self._said.append(failure(self._worker, trial.job, error))
             return True
         trial.program, trial.lane = block.program, self._free_lane()
+        data, steps = block.lanes.dataset, block.lanes.steps
+        facts = recipe_facts(trial.recipe, data.classes, data.baseline_loss, steps, self._setup.metric)
+        trial.diagnosis = TrialDiagnosis(self._setup.diagnosis, facts)
         block.trials[trial.number] = trial
         note = {"swathe.lane_note": plan.note} if plan.note else {}
-        tags = {**block.facts, "swathe.lane": f"{self._worker}/{trial.lane}", **note}
+        tags = {**block.facts, **fact_tags(facts), "swathe.lane": f"{self._worker}/{trial.lane}", **note}
         self._said.append(Note(trial.number, tags))
         return True
 
@@ -357,12 +370,15 @@ class LaneEngine:
             if trial.pace.settle():
                 self._leave(block, trial)
                 continue
-            sent.append(Report(report.tag, report.epoch, report.metrics, report.seconds, now))
+            judged = trial.diagnosis.judge(Report(report.tag, report.epoch, report.metrics, report.seconds, now))
+            sent.append(judged)
             urgent = trial.pace.note(report.epoch) or urgent
             # The sweep ends with a report that reaches the target, and its winner's model is the one that made it.
             reached = reaches_target(self._setup, report.metrics)
             trial.metrics = report.metrics
-            if report.finished or reached:
+            if judged.ends is Action.STOP and not reached:
+                self._leave(block, trial)
+            elif report.finished or reached or judged.ends is not None:
                 self._leave(block, trial, self._model(block, trial, always=reached))
         self._note_use()
         self._flush(sent, urgent=urgent)

@@ -49,6 +49,8 @@ NAME_LENGTH = 250
 DIGEST_LENGTH = 36
 METRICS_A_REQUEST = 800
 ENTRIES_A_REQUEST = 100
+# Runs that a database is asked for at once.
+RUNS_A_QUERY = 500
 # Requests to a tracking server at the same time.
 REQUESTS = 4
 # What MLflow stores in place of an infinity: the largest float64.
@@ -408,6 +410,18 @@ def _experiment(store: Any, name: str) -> tuple[str, str]:
     if found.lifecycle_stage != "active":
         store.restore_experiment(found.experiment_id)
     return found.experiment_id, found.artifact_location
+
+
+def read_metric(store: Any, run_ids: Sequence[str], key: str) -> Iterator[tuple[str, int, float]]:
+    """Yield run id, step and value of one metric of many runs from MLflow's database."""
+    from mlflow.store.tracking.dbmodels import models
+
+    table = models.SqlMetric.__table__.c
+    wanted = sqlalchemy.select(table.run_uuid, table.step, table.value, table.is_nan).where(table.key == key)
+    with store.engine.connect() as connection:
+        for some in chunks(run_ids, RUNS_A_QUERY):
+            for run_id, step, value, nan in connection.execute(wanted.where(table.run_uuid.in_(some))):
+                yield run_id, step, math.nan if nan else value
 
 
 class ServerRuns:

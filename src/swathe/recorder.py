@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swathe.diagnosis import TAG
 from swathe.spool import Batch, SpoolReader, spool_folder
 from swathe.tracking import VIEW_TAG, shown
 
@@ -286,6 +287,7 @@ def _view(name: str, metric: str, direction: str, space: Sequence[str]) -> dict[
         "datasetsFilter": [],
         "selectedColumns": [
             "tags.`swathe.state`",
+            f"tags.`{TAG}`",
             *(f"metrics.`{key}`" for key in metrics),
             *(f"params.`{_clean(key)}`" for key in space),
         ],

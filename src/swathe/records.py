@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ class TrialRun:
     """A run as MLflow has it: its last metrics, tags and parameters.
 
     `number`: the trial's, 0 for a run that is none. `state`: complete, pruned, failed, interrupted or running; the tag
-    `swathe.state` says more (the step, the reason).
+    `swathe.state` says more (the step, the reason). `start`, `end`: unix times (seconds), `end` None while it runs.
     """
 
     number: int
@@ -31,6 +33,8 @@ class TrialRun:
     tags: Mapping[str, str]
     params: Mapping[str, str]
     experiment_id: str = ""
+    start: float = 0.0
+    end: float | None = None
 
 
 class Failure(NamedTuple):
@@ -46,6 +50,8 @@ class Records:
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._connected: Any = None
+        # MLflow's own store, where it is a database.
+        self._store: Any = None
 
     def experiment_id(self, name: str) -> str:
         """Return the id of an experiment; raises `BadInputError` when there is none of this name."""
@@ -79,6 +85,19 @@ class Records:
         parent = self._parent(self.experiment_id(experiment), sweep)
         return {key: _number(value) for key, value in parent.data.metrics.items()}
 
+    def sweep_text(self, experiment: str, sweep: str, file: str) -> str:
+        """Return an artifact of a sweep's own run; raises `SwatheError` when there is none of this name."""
+        parent = self._parent(self.experiment_id(experiment), sweep)
+        with self._answering(), tempfile.TemporaryDirectory() as folder:
+            return Path(self._client().download_artifacts(parent.info.run_id, file, folder)).read_text()
+
+    def log_sweep_text(self, experiment: str, sweep: str, file: str, text: str) -> str:
+        """Keep a text as an artifact of a sweep's own run, and return the run's id."""
+        parent = self._parent(self.experiment_id(experiment), sweep)
+        with self._answering():
+            self._client().log_text(parent.info.run_id, text, file)
+        return str(parent.info.run_id)
+
     def run(self, run_id: str) -> TrialRun:
         """Return a run by its id; raises `BadInputError` when there is none."""
         with self._answering():
@@ -101,6 +120,27 @@ class Records:
             client = self._client()
             keys = client.get_run(run_id).data.metrics
             return {(key, m.step): _number(m.value) for key in keys for m in client.get_metric_history(run_id, key)}
+
+    def histories(self, run_ids: Sequence[str], metric: str) -> dict[str, dict[int, float]]:
+        """Return one metric of many runs by run id and step; runs that have none of it are left out.
+
+        A database is asked once for hundreds of runs, a tracking server once for each.
+        """
+        with self._answering():
+            client = self._client()
+            from swathe.mlflow_runs import REQUESTS, read_metric
+
+            found: dict[str, dict[int, float]] = {}
+            if self._store is not None:
+                for run_id, step, value in read_metric(self._store, run_ids, metric):
+                    found.setdefault(run_id, {})[step] = _number(value)
+                return found
+            with ThreadPoolExecutor(REQUESTS) as pool:
+                answers = pool.map(lambda run_id: client.get_metric_history(run_id, metric), run_ids)
+                for run_id, history in zip(run_ids, answers, strict=True):
+                    if history:
+                        found[run_id] = {one.step: _number(one.value) for one in history}
+            return found
 
     def log_run(
         self,
@@ -220,7 +260,7 @@ class Records:
         with self._answering():
             if not uri.startswith(("http://", "https://")):
                 # The recorder of a new folder may be making the tables at this moment: this waits for it.
-                mlflow_runs.open_database(uri, Path(uri.removeprefix("sqlite:///")).parent / "artifacts")
+                self._store = mlflow_runs.open_database(uri, Path(uri.removeprefix("sqlite:///")).parent / "artifacts")
             return mlflow_runs.connect(uri)
 
     @contextmanager
@@ -252,6 +292,8 @@ def _trial_run(run: Any) -> TrialRun:
         tags=tags,
         params=run.data.params,
         experiment_id=run.info.experiment_id,
+        start=run.info.start_time / 1000,
+        end=None if run.info.end_time is None else run.info.end_time / 1000,
     )
 
 

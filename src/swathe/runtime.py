@@ -20,6 +20,7 @@ from swathe import pruners
 from swathe.cluster import ClusterPlan, InlinePool, Pool, PoolEvent, RayPool
 from swathe.config import ComposedSweep
 from swathe.controller import ALONE, Budget, Controller
+from swathe.diagnosis import TAG, counts_text, finding_tags, rule_of, symptoms_of
 from swathe.errors import BadInputError
 from swathe.events import (
     Ask,
@@ -49,6 +50,7 @@ from swathe.occupancy import Occupancy
 from swathe.space import Space, TrialComposer
 from swathe.study import Study
 from swathe.tracking import Recorder, Summary, SweepRecord, shown
+from swathe.training.diagnose import Finding
 from swathe.training.recipe import recipe_from_config
 from swathe.training.structure import is_structural, structural_key
 from swathe.worker import Job, LaneUse, Note, WorkerSetup
@@ -68,7 +70,8 @@ MAX_GROUP = 16
 class Progress:
     """What a view shows: counts by state, the best trial and what is going on. Times in seconds.
 
-    `lanes`: live ones and all, None where trials are no lanes.
+    `lanes`: live ones and all, None where trials are no lanes. `diagnosis`: how many trials that are over have each
+    symptom.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Progress:
     best_params: Mapping[str, Value]
     workers: int
     lanes: tuple[float, float] | None = None
+    diagnosis: Mapping[str, int] = field(default_factory=dict)
 
 
 class View(Protocol):
@@ -255,6 +259,12 @@ class _Live:
     worker: str
     tags: dict[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    # By the steps at which they were found.
+    findings: list[tuple[int, Finding]] = field(default_factory=list)
+
+    def found(self, step: int | None) -> list[Finding]:
+        """Return what was found up to the last step that counts."""
+        return [finding for at, finding in self.findings if step is not None and at <= step]
 
 
 class _Session:
@@ -309,6 +319,9 @@ class _Session:
             key=structure_of(plan),
             history=history,
         )
+        self._symptoms = Counter(
+            str(symptom) for past in history if past.state.final for symptom in symptoms_of(past.attrs.get("diagnosis"))
+        )
         self._epochs_before = self._controller.epochs
         best = self._controller.best
         self._best_params = {past.number: past.params for past in history if best and past.number == best[0]}
@@ -329,6 +342,7 @@ class _Session:
             slots=composed.lanes.slots,
             compile=composed.lanes.compile,
             memory_fraction=composed.lanes.memory_fraction,
+            diagnosis=rule_of(composed.values["diagnosis"]),
         )
         plan = ClusterPlan(
             address=cluster.address,
@@ -403,11 +417,20 @@ class _Session:
             self._lane_notes.add(sentence)
             self._say(sentence)
 
+    def _note_findings(self, event: Reported) -> None:
+        """Keep what was found, also at a report that a second attempt makes again and that counts no more."""
+        for report in event.reports:
+            live = self._live.get(report.trial) if report.findings else None
+            if live is not None and live.worker == event.worker:
+                live.findings += ((report.step, finding) for finding in report.findings)
+
     def _handle(self, event: Event) -> None:
         if isinstance(event, WorkerReady) and self._ready is None:
             self._ready = time.monotonic()
         if isinstance(event, Reported) and self._first_step is None:
             self._first_step = time.monotonic() - self._started
+        if isinstance(event, Reported):
+            self._note_findings(event)
         waiting: deque[Command] = deque(self._controller.handle(event))
         while waiting:
             command = waiting.popleft()
@@ -483,8 +506,12 @@ class _Session:
             attrs["reason"] = command.reason
         if live.metrics:
             attrs["metrics"] = json.dumps(live.metrics)
+        found = finding_tags(live.found(command.step))
+        if found:
+            attrs["diagnosis"] = found[TAG]
+            self._symptoms.update(map(str, symptoms_of(found[TAG])))
         self._study.tell(command.trial, command.state, command.value, attrs)
-        tags = {**live.tags, "swathe.state": _state_tag(command)}
+        tags = {**live.tags, **found, "swathe.state": _state_tag(command)}
         if command.traceback:
             self._recorder.text(command.trial, "traceback.txt", command.traceback)
         self._recorder.end(command.trial, command.state, tags, time.time())
@@ -520,6 +547,7 @@ class _Session:
             best_params=self._best_params.get(best[0], {}) if best else {},
             workers=len(self._pool.geometry),
             lanes=self._occupancy.now,
+            diagnosis=self._symptoms,
         )
 
     def _show(self) -> None:
@@ -564,7 +592,7 @@ class _Session:
             best_trial=best[0] if best else None,
             best_value=best[1] if best else None,
             best_params=dict(params),
-            note_markdown=_note(self._plan, self._controller, params),
+            note_markdown=_note(self._plan, self._controller, params, self._symptoms),
             model_path=self._model_path(best[0] if best else None),
             metrics=self._occupancy.means(self._controller.epochs - self._epochs_before),
         )
@@ -604,11 +632,13 @@ def _state_tag(command: Tell) -> str:
     return str(command.state.value)
 
 
-def _note(plan: Plan, controller: Controller, params: Mapping[str, Value]) -> str:
+def _note(plan: Plan, controller: Controller, params: Mapping[str, Value], symptoms: Mapping[str, int]) -> str:
     """Return the markdown note of the parent run: the best config and how to train it again."""
     card, best = plan.card, controller.best
     counts = ", ".join(f"{count} {state.value}" for state, count in controller.counts.items())
     lines = [f"# Sweep {card.name}", "", f"{sum(controller.counts.values())} trials: {counts}."]
+    if symptoms:
+        lines += ["", f"Diagnosis: {counts_text(symptoms)}."]
     if best is not None:
         # The command comes first: MLflow folds a long note.
         lines += ["", f"Best: trial {best[0]}, {card.metric} {best[1]:.6g}. Train it again and compare every number:"]

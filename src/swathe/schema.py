@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from swathe.diagnosis import rule_of
 from swathe.errors import BadInputError, bad_value
 from swathe.training import recipe
+from swathe.training.diagnose import Thresholds
 
 
 @dataclass
@@ -64,6 +66,20 @@ class LanesOptions:
     slots: int | None = None
     compile: str = "auto"
     memory_fraction: float = 0.5
+
+
+# Whether trials are diagnosed, whether findings end them (else they are tags alone), and each threshold by its name.
+DiagnosisOptions: Any = make_dataclass(
+    "DiagnosisOptions",
+    [
+        ("enabled", bool, field(default=True)),
+        ("stop", bool, field(default=True)),
+        *(
+            (item.name, get_type_hints(Thresholds)[item.name], field(default=item.default))
+            for item in fields(Thresholds)
+        ),
+    ],
+)
 
 
 @dataclass
@@ -213,12 +229,14 @@ class Root:
     schedule: recipe.Schedule = MISSING
     regularization: recipe.Regularization = MISSING
     batch_size: int | str = 64
+    precision: str = "fp32"
     epochs: int = 20
     seed: int = 0
     device: str = "auto"
     sweep: SweepOptions = field(default_factory=SweepOptions)
     cluster: ClusterOptions = MISSING
     lanes: LanesOptions = field(default_factory=LanesOptions)
+    diagnosis: Any = field(default_factory=DiagnosisOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     sampler: Any = MISSING
     pruner: Any = MISSING
@@ -265,6 +283,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     "sweep": SweepOptions,
     "cluster": ClusterOptions,
     "lanes": LanesOptions,
+    "diagnosis": DiagnosisOptions,
     "tracking": TrackingOptions,
 }
 
@@ -315,6 +334,8 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 def check(values: Mapping[str, Any]) -> None:
     """Refuse a value that has the right type and makes no sense, and a key that was added: raises `BadInputError`."""
     for section, kind in SECTIONS.items():
+        if not isinstance(values.get(section, {}), Mapping):
+            raise bad_value(section, values[section], f"its keys one by one, such as {section}.{fields(kind)[0].name}")
         known = [item.name for item in fields(kind)]
         for name in values.get(section, {}):
             if name not in known:
@@ -324,3 +345,5 @@ def check(values: Mapping[str, Any]) -> None:
         place = values.get(section) if section else values
         if place is not None and name in place and not holds(place[name]):
             raise bad_value(key, place[name], allowed)
+    # The thresholds refuse what is not allowed themselves.
+    rule_of(values.get("diagnosis", {}))

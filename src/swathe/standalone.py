@@ -165,7 +165,7 @@ def train(config: Config, settings: Settings, home: Home, on_report: Callable[[R
             reports,
             {**tags, "swathe.config": json.dumps(config)},
             artifacts=home.artifacts,
-            params=_leaves(config),
+            params=leaves(config),
             failure=failure,
         )
 
@@ -191,11 +191,12 @@ def _name(config: Config) -> str:
     return f"{config['model']['name']} {config['data']['name']} {config['optim']['name']} lr={config['optim']['lr']:g}"
 
 
-def _leaves(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    leaves: dict[str, object] = {}
+def leaves(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Return a nested config as one mapping of dotted keys to values, such as `optim.lr`."""
+    found: dict[str, object] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            leaves |= _leaves(value, f"{prefix}{key}.")
+            found |= leaves(value, f"{prefix}{key}.")
         else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
+            found[f"{prefix}{key}"] = value
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,11 +13,25 @@ from rich.table import Table
 from rich.text import Text
 
 from swathe.analysis import Overview, Row
+from swathe.diagnosis import counts_text
 from swathe.events import Report, TrialState, Value
 from swathe.reproduce import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, ROUNDING_FACTOR, Reproduction
+from swathe.training.diagnose import Action, Finding, Symptom
 from swathe.view import short
 
+# It imports Hydra, which only `swathe diagnose` needs.
+if TYPE_CHECKING:
+    from swathe.diagnosed import RunFindings, SweepFindings
+
 WATCH_SECONDS = 1.0
+# Trials of each symptom that are shown with what was said of them.
+EXAMPLES = 3
+_ACTIONS = {
+    Action.STOP: "stops the trial",
+    Action.EARLY_STOP: "ends the trial early",
+    Action.TAG: "a tag only",
+    Action.REFUSE: "refuses the sweep",
+}
 
 
 def params_text(params: Mapping[str, Value]) -> str:
@@ -28,7 +42,7 @@ def params_text(params: Mapping[str, Value]) -> str:
 
 
 def comparison(rows: Sequence[Row], metric: str, *, title: str) -> Table:
-    """Trials side by side: state, the metric, accuracy where it is reported, and what was searched."""
+    """Trials side by side: state, the metric, accuracy where it is reported, symptoms, and what was searched."""
     table = Table(title=title, title_justify="left", expand=False)
     table.add_column("trial", justify="right")
     table.add_column("state", max_width=18)
@@ -36,10 +50,14 @@ def comparison(rows: Sequence[Row], metric: str, *, title: str) -> Table:
     shown = [name for name in shown if any(name in row.metrics for row in rows)][:2]
     for name in shown:
         table.add_column(name, justify="right")
+    diagnosed = any(row.diagnosis for row in rows)
+    if diagnosed:
+        table.add_column("diagnosis", no_wrap=True)
     table.add_column("parameters", overflow="fold")
     for row in rows:
         values = [f"{row.metrics[name]:.4g}" if name in row.metrics else "" for name in shown]
-        table.add_row(str(row.trial), row.state, *values, params_text(row.params))
+        symptoms = ["\n".join(row.diagnosis)] if diagnosed else []
+        table.add_row(str(row.trial), row.state, *values, *symptoms, params_text(row.params))
     return table
 
 
@@ -68,6 +86,8 @@ def overview(item: Overview) -> Group:
     if item.best is not None:
         lines.append(Text(f"best: trial {item.best[0]}, {item.metric} {item.best[1]:.6g}"))
         lines.append(Text(f"      {params_text(item.best_params)}"))
+    if item.diagnosis:
+        lines.append(Text(f"diagnosis: {counts_text(item.diagnosis)}; more with: swathe diagnose {item.name}"))
     lines += [Text(f"{count} failed: {reason}", style="red") for reason, count in item.failures]
     return Group(*lines)
 
@@ -154,6 +174,45 @@ def _verdict(result: Reproduction) -> list[str]:
     if result.differences:
         return [*lines, "What is not as it was:", *(f"  {line}" for line in result.differences)]
     return [*lines, "Engine, versions, device, threads and data are as they were."]
+
+
+def run_findings(result: RunFindings) -> Group:
+    """What is wrong with one run: of each finding the symptom, what the sweep does, what was seen, what can be done."""
+    run = result.run
+    name = f"Trial {run.number} of sweep {run.tags['swathe.sweep']}" if "swathe.sweep" in run.tags else "Run"
+    lines = [Text(f"{name} (run {run.run_id}): {run.state}, {result.reports} reports.")]
+    if not result.findings:
+        lines.append(Text("No findings."))
+    for finding in result.findings:
+        lines += _finding_lines(finding)
+    return Group(*lines)
+
+
+def _finding_lines(finding: Finding) -> list[Text]:
+    head = Text(f"{finding.symptom} ({_ACTIONS[finding.action]})", style="bold")
+    return [head, Text(f"  {finding.evidence}"), Text(f"  {finding.advice}")]
+
+
+def sweep_findings(result: SweepFindings) -> Group:
+    """What is wrong in a sweep: trials by symptom with examples, those that underfit, and ranges to widen."""
+    found = {number for said in result.said.values() for number in said}
+    lines = [Text(f"Sweep {result.name}: {len(found)} of {result.trials} trials have findings.")]
+    if not result.enabled:
+        lines.append(Text("Its trials were not diagnosed, as diagnosis.enabled is false."))
+    for symptom, said in result.said.items():
+        lines.append(Text(f"{symptom}: {len(said)}", style="bold"))
+        lines += [Text(f"  trial {number}: {text}") for number, text in list(said.items())[:EXAMPLES]]
+    underfitting = result.sweep.underfitting
+    if underfitting:
+        lines.append(Text(f"{Symptom.UNDERFITTING}: {len(underfitting)}", style="bold"))
+        some = list(underfitting.items())[:EXAMPLES]
+        lines += [Text(f"  trial {number}: {finding.evidence} {finding.advice}") for number, finding in some]
+    if result.sweep.narrow:
+        lines.append(Text(str(Symptom.SPACE_TOO_NARROW), style="bold"))
+        lines += [Text(f"  {side.finding.evidence} {side.finding.advice}") for side in result.sweep.narrow]
+    if not (result.said or underfitting or result.sweep.narrow):
+        lines.append(Text("No findings."))
+    return Group(*lines)
 
 
 def reproduction_dict(result: Reproduction) -> dict[str, Any]:

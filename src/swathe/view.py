@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from swathe.diagnosis import counts_text
 from swathe.events import TrialState
 from swathe.runtime import Progress
 
@@ -112,6 +113,8 @@ def panel(progress: Progress) -> Group:
     counts.append(f"{progress.counts.get(TrialState.PRUNED, 0)} pruned   ", style="yellow")
     counts.append(f"{progress.counts.get(TrialState.FAILED, 0)} failed", style="red")
     lines: list[Table | Text] = [bar, counts]
+    if progress.diagnosis:
+        lines.append(Text(f"diagnosis: {counts_text(progress.diagnosis)}", style="yellow"))
     if progress.best is not None:
         number, value = progress.best
         params = "  ".join(f"{key}={short(shown)}" for key, shown in progress.best_params.items())

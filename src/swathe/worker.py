@@ -25,8 +25,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from swathe import function
+from swathe.diagnosis import Rule, TrialDiagnosis, fact_tags, recipe_facts
 from swathe.errors import BadInputError, bad_value
 from swathe.events import Config, Decision, Direction, Failed, Finished, Report, Reported, Slots
+from swathe.training.diagnose import Action, Facts
 
 # Reports that nobody waits for are sent together, at most this late (seconds).
 FLUSH_SECONDS = 0.2
@@ -72,7 +74,8 @@ class LaneUse:
 class WorkerSetup:
     """What a worker must know once: paths for imports, the data cache, its device, its threads, and its lanes.
 
-    `slots`, `compile` and `memory_fraction` are the options of `lanes` in the config.
+    `slots`, `compile` and `memory_fraction` are the options of `lanes` in the config; `diagnosis` None: trials are not
+    diagnosed.
     """
 
     trainable: str | None
@@ -86,6 +89,7 @@ class WorkerSetup:
     slots: int | None = None
     compile: str = "auto"
     memory_fraction: float = 0.5
+    diagnosis: Rule | None = None
 
     @property
     def data(self) -> Path:
@@ -454,17 +458,26 @@ def _train_recipe(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | Non
     from swathe.training.solo import Solo
 
     solo = Solo(recipe_from_config(job.config), device=setup.device, cache=setup.data)
-    channel.emit(Note(job.trial, {"swathe.dataset": solo.dataset.name, "swathe.dataset_digest": solo.dataset.digest}))
+    data = solo.dataset
+    facts = recipe_facts(solo.recipe, data.classes, data.baseline_loss, solo.steps, setup.metric)
+    diagnosis = TrialDiagnosis(setup.diagnosis, facts)
+    dataset = {"swathe.dataset": data.name, "swathe.dataset_digest": data.digest}
+    channel.emit(Note(job.trial, {**dataset, **fact_tags(facts)}))
     pace = Pace(channel, job.trial, job.decide_from)
     metrics: Mapping[str, float] = {}
     # The next epoch begins while the decision on the last one is under way.
     for epoch, metrics, seconds in solo.reports(should_stop=lambda: channel.stopped(job.trial)):
         if pace.settle():
             return None
-        pace.send(Report(job.trial, epoch, metrics, seconds, time.time()))
+        report = diagnosis.judge(Report(job.trial, epoch, metrics, seconds, time.time()))
+        pace.send(report)
         if reaches_target(setup, metrics):
             # The sweep ends with this report, and its winner's model is the one that made it.
             return serialise(solo.state_dict())
+        if report.ends is Action.STOP:
+            return None
+        if report.ends is not None:
+            break
     if pace.settle() or not is_better(setup, metrics.get(setup.metric), job.best):
         return None
     return serialise(solo.state_dict())
@@ -502,13 +515,15 @@ class _FunctionSession:
     info: function.TrialInfo
     pace: Pace
     since: float
+    diagnosis: TrialDiagnosis
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def report(self, step: int, metrics: Mapping[str, float]) -> bool:
         now = time.time()
         self.metrics = metrics
-        self.pace.send(Report(self.info.number, step, metrics, now - self.since, now))
-        stop = self.pace.settle() or reaches_target(self.setup, metrics)
+        report = self.diagnosis.judge(Report(self.info.number, step, metrics, now - self.since, now))
+        self.pace.send(report)
+        stop = self.pace.settle() or report.ends is not None or reaches_target(self.setup, metrics)
         self.since = time.time()
         return stop
 
@@ -528,7 +543,8 @@ def _call_function(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | No
     assert setup.trainable is not None
     train = load_function(setup.trainable)
     info = function.TrialInfo(job.trial, int(job.config.get("seed", 0)), job.config)
-    session = _FunctionSession(setup, info, Pace(channel, job.trial, job.decide_from), time.time())
+    diagnosis = TrialDiagnosis(setup.diagnosis, Facts(objective=setup.metric))
+    session = _FunctionSession(setup, info, Pace(channel, job.trial, job.decide_from), time.time(), diagnosis)
     function.install(session)
     try:
         result = train(Params(job.config.get("params", {})))

@@ -107,7 +107,9 @@ def check_trials(uri: str, name: str, states: list[str]) -> list[TrialRun]:
     records = Records(uri)
     runs = records.trial_runs(f"{name} experiment", name)
     assert [(run.number, run.state) for run in runs] == list(enumerate(states))
+    at_once = records.histories([run.run_id for run in runs], "val_loss")
     for run in runs:
+        assert at_once[run.run_id] == {step: run.number / 7 / step for step in range(1, 4)}
         assert run.metrics == {"val_loss": run.number / 7 / 3, "val_accuracy": 1 - 0.1 / 3}
         history = records.history(run.run_id)
         assert len(history) == 6

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.server
+import io
 import multiprocessing
 import struct
+import tarfile
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -19,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from swathe.errors import BadInputError
-from swathe.training import sources
+from swathe.training import cifar, sources
 from swathe.training.data import find, load, obtain
 from swathe.training.idx import read_idx
 from swathe.training.recipe import CSV, Data
@@ -200,6 +202,81 @@ def test_the_system_s_fashion_mnist_is_the_published_one() -> None:
     assert np.bincount(labels).tolist() == [1000] * 10
 
 
+# CIFAR.
+
+
+def write_cifar(
+    folder: Path, name: str, *, examples: int = 4, label: int | None = None
+) -> dict[str, NDArray[np.uint8]]:
+    """Write an archive in the binary form, and name it as the published one; returns the records of each file."""
+    layout = cifar.LAYOUTS[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    draw, examples = np.random.default_rng(1), 4
+    (stem,) = sources.ORIGINS[name].md5
+    records = {}
+    with tarfile.open(folder / f"{stem}.gz", "w:gz") as tar:
+        for file in (*layout.train, layout.test):
+            labels = draw.integers(0, layout.classes, (examples, layout.labels), dtype=np.uint8)
+            labels[0, -1] = labels[0, -1] if label is None else label
+            content = np.concatenate([labels, draw.integers(0, 256, (examples, 3072), dtype=np.uint8)], axis=1)
+            member = tarfile.TarInfo(f"{layout.folder}/{file}")
+            member.size = content.size
+            tar.addfile(member, io.BytesIO(content.tobytes()))
+            records[file] = content
+    return records
+
+
+def as_published(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str) -> None:
+    """Take the archive in the folder for the published one."""
+    (stem,) = sources.ORIGINS[name].md5
+    md5 = hashlib.md5((folder / f"{stem}.gz").read_bytes()).hexdigest()
+    monkeypatch.setitem(sources.ORIGINS, name, sources.Origin("http://127.0.0.1:9/", {stem: md5}, {}))
+
+
+@pytest.mark.parametrize(("name", "train"), [("cifar10", 20), ("cifar100", 4)])
+def test_cifar_is_read_from_its_archive(cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, train: int) -> None:
+    records = write_cifar(cache / name, name)
+    as_published(monkeypatch, cache / name, name)
+    data = load(Data(name=name, val_fraction=0.25, standardize=False), cache)
+    layout = cifar.LAYOUTS[name]
+    assert (data.classes, data.image_shape) == (layout.classes, (3, 32, 32))
+    assert [len(part) for part in (data.train_y, data.val_y, data.test_y)] == [train * 3 // 4, train // 4, 4]
+    test = records[layout.test]
+    # The class of CIFAR-100 is the second byte; the first is its superclass.
+    assert data.test_y.tolist() == test[:, layout.labels - 1].tolist()
+    np.testing.assert_array_equal(data.test_x.numpy(), (test[:, layout.labels :] / np.float32(255)).astype(np.float32))
+
+
+def test_each_channel_of_an_image_has_its_own_scale(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar(cache / "cifar10", "cifar10")
+    as_published(monkeypatch, cache / "cifar10", "cifar10")
+    channels = load(Data(name="cifar10", val_fraction=0.25), cache).train_x.view(-1, 3, 1024).double()
+    torch.testing.assert_close(channels.mean((0, 2)), torch.zeros(3).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(channels.std((0, 2), correction=0), torch.ones(3).double(), rtol=0, atol=1e-6)
+
+
+def test_a_damaged_archive_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cache / "cifar10"
+    write_cifar(folder, "cifar10")
+    # Of the right form, but not the published one.
+    with pytest.raises(BadInputError, match="another MD5 than the published file"):
+        load(Data(name="cifar10"), cache)
+    write_cifar(folder, "cifar10", label=10)
+    as_published(monkeypatch, folder, "cifar10")
+    with pytest.raises(BadInputError, match=r"has the label 10; allowed: 0 \.\.\. 9"):
+        load(Data(name="cifar10"), cache)
+    archive = folder / "cifar-10-binary.tar.gz"
+    archive.write_bytes(archive.read_bytes()[:5000])
+    as_published(monkeypatch, folder, "cifar10")
+    with pytest.raises(BadInputError, match="cannot be read"):
+        load(Data(name="cifar10"), cache)
+
+
+def test_a_missing_archive_is_named(cache: Path) -> None:
+    with pytest.raises(BadInputError, match=r"put cifar-100-binary\.tar\.gz into one of them"):
+        find(Data(name="cifar100"))
+
+
 # Splits and scaling.
 
 
@@ -249,6 +326,20 @@ def test_idx_datasets_keep_their_own_test_part(tmp_path: Path, cache: Path) -> N
 def test_a_split_without_validation_is_refused(cache: Path) -> None:
     with pytest.raises(BadInputError, match=r"data\.val_fraction: 0\.0001 of 1797 examples leaves 0 for validation"):
         load(Data(val_fraction=1e-4), cache)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "features", "classes"),
+    [("breast_cancer", 569, 30, 2), ("wine", 178, 13, 3), ("iris", 150, 4, 3), ("diabetes", 442, 10, 0)],
+)
+def test_scikit_learn_s_tables(cache: Path, name: str, rows: int, features: int, classes: int) -> None:
+    data = load(Data(name=name, standardize=False), cache)
+    assert find(Data(name=name)) == "inside scikit-learn"
+    assert (len(data.train_y) + len(data.val_y), data.train_x.shape[1], data.classes) == (rows, features, classes)
+    assert data.image_shape is None
+    assert data.train_y.dtype == (torch.int64 if classes else torch.float32)
+    if classes:
+        assert set(data.train_y.tolist()) == set(range(classes))
 
 
 # What is shared.
@@ -367,6 +458,20 @@ def test_a_bad_table_is_refused(tmp_path: Path, cache: Path, text: str, options:
         load(table(tmp_path / "t.csv", text, **options), cache)
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_parquet_file_is_the_table_that_its_csv_file_is(tmp_path: Path, cache: Path) -> None:
+    import pandas as pd
+
+    as_csv = load(table(tmp_path / "t.csv"), cache)
+    pd.read_csv(tmp_path / "t.csv").to_parquet(tmp_path / "t.parquet")
+    as_parquet = load(CSV(path=str(tmp_path / "t.parquet"), target="kind", standardize=False), cache)
+    assert as_parquet.digest == as_csv.digest
+
+
+def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(BadInputError, match="cannot be read as Parquet"):
+        load(table(tmp_path / "t.parquet"), cache)
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path, cache: Path) -> None:

@@ -76,6 +76,15 @@ def test_a_report_says_how_many_units_can_be_counted(cache: Path) -> None:
     assert not neither.keys() & {"dead_units", "saturated_units"}
 
 
+def test_the_first_report_has_the_loss_that_a_run_began_with(cache: Path) -> None:
+    # One step an epoch: it is the whole first epoch's loss, before any update.
+    one = recipe(batch_size="full")
+    for reports in (alone(one, cache), as_lanes([one], cache)[0]):
+        assert reports[0]["first_loss"] == reports[0]["train_loss"]
+        assert reports[0]["first_loss"] == pytest.approx(math.log(10), abs=0.3)
+        assert "first_loss" not in reports[1]
+
+
 def test_an_epoch_that_is_cut_short_has_no_last_step(cache: Path) -> None:
     wild = recipe(optim={"name": "sgd", "lr": 1e30}, data={"limit": None}, batch_size=8, epochs=1)
     (metrics,) = alone(wild, cache)

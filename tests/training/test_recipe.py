@@ -114,7 +114,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model": {"name": "cnn", "channels": []}}, "model.channels: []"),
     ({"model": {"name": "cnn", "channels": [4, 4, 4, 4]}}, "at most 3 entries with data.name digits"),
     ({"model": {"name": "cnn"}, "data": CSV_FILE}, "model.name: 'cnn' is not allowed; allowed: mlp, deep_mlp with"),
-    ({"data": {"name": "cifar"}}, "data.name: 'cifar' is not allowed; allowed: digits, fashion_mnist, mnist, csv"),
+    (
+        {"data": {"name": "cifar"}},
+        "data.name: 'cifar' is not allowed; allowed: digits, fashion_mnist, mnist, cifar10, cifar100, breast_cancer, ",
+    ),
     ({"data": {"val_fraction": 0.0}}, "data.val_fraction: 0.0"),
     ({"data": {"val_fraction": 0.5, "test_fraction": 0.5}}, "data.test_fraction: 0.5"),
     ({"data": {"name": "mnist", "test_fraction": 0.1}}, "data.test_fraction: 0.1"),
@@ -173,6 +176,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"regularization": None}, "regularization: None"),
     ({"batch_size": 0}, "batch_size: 0 is not allowed; allowed: an integer, at least 1, or full"),
     ({"batch_size": "half"}, "batch_size: 'half'"),
+    ({"precision": "half"}, "precision: 'half' is not allowed; allowed: fp32, tf32, bf16, fp16"),
     (
         {"batch_size": 1, "model": {"norm": "batch"}},
         "batch_size: 1 is not allowed; allowed: at least 2 with model.norm",
@@ -200,6 +204,7 @@ KEYS = [
     *(f"{group}.{one.name}" for group in ("model", "data", "optim", "schedule", "regularization")
       for kind in (type(getattr(Recipe(), group)),) for one in dataclasses.fields(kind)),
     "batch_size",
+    "precision",
     "epochs",
     "seed",
 ]  # fmt: skip

@@ -41,12 +41,14 @@ def test_digits_are_learnt(cache: Path) -> None:
     reports = list(run.reports(lambda: False))
     assert [epoch for epoch, _, _ in reports] == list(range(1, 11))
     _, metrics, seconds = reports[-1]
+    assert [epoch for epoch, metrics, _ in reports if "first_loss" in metrics] == [1]
     assert metrics["val_accuracy"] > 0.95
     assert metrics["val_loss"] < 0.2
     assert set(metrics) == {
         "train_loss", "val_loss", "val_accuracy", "lr", "grad_norm", "grad_norm_max", "examples_per_second", "seconds",
-        "grad_norm_first", "grad_norm_last", "update_ratio", "dead_units",
+        "grad_norm_first", "grad_norm_last", "update_ratio", "dead_units", "generalization_gap",
     }  # fmt: skip
+    assert metrics["generalization_gap"] == metrics["val_loss"] - metrics["train_loss"]
     assert metrics["seconds"] == pytest.approx(sum(spent for _, _, spent in reports))
     assert 0 < seconds < metrics["seconds"]
 

@@ -50,6 +50,7 @@ def test_every_structure_has_a_key_of_its_own() -> None:
         {},
         {"batch_size": 32},
         {"batch_size": "full"},
+        {"precision": "bf16"},
         {"model": {"hidden": [64]}},
         {"model": {"hidden": [128, 128]}},
         {"model": {"norm": "batch"}},

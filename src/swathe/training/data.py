@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -17,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swathe.errors import BadInputError
+from swathe.training import cifar
 from swathe.training.idx import read_idx
-from swathe.training.recipe import CSV, IMAGE_SHAPES, Data
-from swathe.training.sources import IDX_FILES, ORIGINS, find, idx_file, locked, obtain
+from swathe.training.recipe import CSV, IMAGE_SHAPES, Data, is_regression
+from swathe.training.sources import IDX_FILES, ORIGINS, find, locked, obtain, published_file
 from swathe.training.table import read_table
 
 if TYPE_CHECKING:
@@ -56,6 +58,14 @@ class Dataset:
     classes: int
     image_shape: tuple[int, int, int] | None
 
+    @property
+    def baseline_loss(self) -> float | None:
+        """The squared error of the best constant answer to a regression; None for classes and for equal targets."""
+        if self.classes:
+            return None
+        variance = float(self.train_y.double().var(correction=0))
+        return variance if 0 < variance < math.inf else None
+
     def to(self, device: str) -> Dataset:
         """Return the dataset on `device`; the copy is kept for the next trial."""
         return self if device == "cpu" else _moved(self, device)
@@ -65,9 +75,10 @@ def load(data: Data, cache: Path) -> Dataset:
     """Return a dataset, found or downloaded, split and scaled as `data` says.
 
     Images are scaled to 0 ... 1. Examples are shuffled by `split_seed`, then split: test, validation, training.
-    `standardize` subtracts the training part's mean and divides by its standard deviation, one of each for images
-    and one a feature for tables (where it is 0, nothing is divided). The result is kept as `cache/prepared/KEY/`,
-    which all processes of a node map into memory. Raises `BadInputError` for data that is missing or damaged.
+    `standardize` subtracts the training part's mean and divides by its standard deviation, one of each for every
+    channel of images and for every feature of tables (where it is 0, nothing is divided). The result is kept as
+    `cache/prepared/KEY/`, which all processes of a node map into memory. Raises `BadInputError` for data that is
+    missing or damaged.
     """
     place = obtain(data, cache)
     key = hashlib.sha256(json.dumps([_FORMAT, _options(data), _identity(data, place)]).encode()).hexdigest()[:32]
@@ -88,8 +99,8 @@ def _identity(data: Data, place: Path | str) -> list[Any]:
     """Return what tells one state of the source from another: a file's path, size and time of change."""
     if isinstance(place, str):
         return [place, importlib.metadata.version("scikit-learn")]
-    names = [name for part in IDX_FILES.values() for name in part] if data.name in ORIGINS else []
-    files = [idx_file(place, name) or place for name in names] or [place]
+    names = ORIGINS[data.name].md5 if data.name in ORIGINS else ()
+    files = [published_file(place, name) or place for name in names] or [place]
     return [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
@@ -176,7 +187,8 @@ def _split(data: Data, place: Path | str) -> tuple[Arrays, int]:
         if x.dtype == np.uint8:
             arrays[part] /= np.float32(255)
     if data.standardize:
-        mean, deviation = _moments(arrays["train_x"], one=data.name in IMAGE_SHAPES)
+        shape = IMAGE_SHAPES.get(data.name)
+        mean, deviation = _moments(arrays["train_x"], x.shape[1] if shape is None else shape[0])
         for part in ("train_x", "val_x", "test_x"):
             arrays[part] -= mean
             arrays[part] /= deviation
@@ -189,21 +201,37 @@ def _read(data: Data, place: Path | str) -> tuple[NDArray[Any], NDArray[Any], in
         table = read_table(Path(place), data)
         return table.x, table.y, table.classes, None
     if isinstance(place, str):
-        from sklearn.datasets import load_digits
-
-        x, y = load_digits(return_X_y=True)
-        # Counts of dark pixels in blocks of 4x4, hence 16.
-        return (x / 16).astype(np.float32), y.astype(np.int64), 10, None
+        return *_read_sklearn(data), None
+    if data.name in cifar.LAYOUTS:
+        (name, md5), *_ = ORIGINS[data.name].md5.items()
+        archive = published_file(place, name)
+        assert archive is not None
+        return cifar.read(archive, data.name, md5)
     x, y = _read_part(data, place, "train")
     test_x, test_y = _read_part(data, place, "test")
     return x, y, 10, {"test_x": test_x, "test_y": test_y}
+
+
+def _read_sklearn(data: Data) -> tuple[NDArray[Any], NDArray[Any], int]:
+    from sklearn import datasets
+
+    if data.name == "digits":
+        x, y = datasets.load_digits(return_X_y=True)
+        # Counts of dark pixels in blocks of 4x4, hence 16.
+        return (x / 16).astype(np.float32), y.astype(np.int64), 10
+    # In the units in which it was measured; only this one has others too.
+    options = {"scaled": False} if data.name == "diabetes" else {}
+    x, y = getattr(datasets, f"load_{data.name}")(return_X_y=True, **options)
+    if is_regression(data):
+        return x.astype(np.float32), y.astype(np.float32), 0
+    return x.astype(np.float32), y.astype(np.int64), int(y.max()) + 1
 
 
 def _read_part(data: Data, folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return the pixels `[n, height * width]` and the labels `[n]` of a part in IDX files."""
     known = ORIGINS[data.name].sha256
     images_name, labels_name = IDX_FILES[part]
-    images_file, labels_file = idx_file(folder, images_name), idx_file(folder, labels_name)
+    images_file, labels_file = published_file(folder, images_name), published_file(folder, labels_name)
     assert images_file is not None
     assert labels_file is not None
     images = read_idx(images_file, 3, known.get(images_name))
@@ -217,16 +245,19 @@ def _read_part(data: Data, folder: Path, part: str) -> tuple[NDArray[np.uint8], 
     return images.reshape(len(images), -1), labels.astype(np.int64)
 
 
-def _moments(x: NDArray[np.float32], *, one: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return mean and standard deviation, `[features]` or, with `one`, of all values; a deviation of 0 becomes 1."""
+def _moments(x: NDArray[np.float32], groups: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return means and standard deviations `[features]`, the same for all features of a group; one of 0 becomes 1.
+
+    The groups are of one size, one after the other.
+    """
 
     def average(of: NDArray[Any] | None) -> NDArray[Any]:
         total = np.zeros(x.shape[1])
         for start in range(0, len(x), _ROWS):
             rows = x[start : start + _ROWS].astype(np.float64)
             total += (rows if of is None else (rows - of) ** 2).sum(axis=0)
-        mean = total / len(x)
-        return np.full_like(mean, mean.mean()) if one else mean
+        means = (total / len(x)).reshape(groups, -1)
+        return np.repeat(means.mean(axis=1), means.shape[1])
 
     mean = average(None)
     deviation = np.sqrt(average(mean))

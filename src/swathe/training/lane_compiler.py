@@ -23,7 +23,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swathe.training import health, lane_graph, lane_layout, lane_modules, lane_optim, lane_program, models, resnet
+from swathe.training import (
+    health,
+    lane_graph,
+    lane_layout,
+    lane_modules,
+    lane_optim,
+    lane_program,
+    models,
+    precision,
+    resnet,
+)
 from swathe.training.lane_program import Geometry, Graph, Network
 from swathe.training.recipe import MODELS
 
@@ -31,7 +41,7 @@ _STEP, _EVALUATION = "step.so", "evaluation.so"
 # Letters of a failure that fit into a line.
 _MOST_TEXT = 200
 # What a program is made from, besides its geometry.
-_SOURCES = (health, lane_graph, lane_layout, lane_modules, lane_optim, lane_program, models, resnet)
+_SOURCES = (health, lane_graph, lane_layout, lane_modules, lane_optim, lane_program, models, precision, resnet)
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
 

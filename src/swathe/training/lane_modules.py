@@ -71,13 +71,14 @@ class LaneBatchNorm(BatchNorm):
         self.statistics: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        wide = _widened(x)
         if not self.training:
-            return _normalised(self, x, self.running_mean, self.running_var)
-        mean, variance = _moments(x)
+            return _normalised(self, wide, self.running_mean, self.running_var).to(x.dtype)
+        mean, variance = _moments(wide)
         count = x.numel() // x.shape[1]
         unbiased = variance.detach() * (count / (count - 1))
-        self.statistics = (mean.detach(), unbiased.to(x.dtype))
-        return _normalised(self, x, mean, variance)
+        self.statistics = (mean.detach(), unbiased.to(wide.dtype))
+        return _normalised(self, wide, mean, variance).to(x.dtype)
 
 
 class LaneUntrackedBatchNorm(nn.Module):
@@ -90,7 +91,13 @@ class LaneUntrackedBatchNorm(nn.Module):
         _take_over(layer, self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _normalised(self, x, *_moments(x))
+        wide = _widened(x)
+        return _normalised(self, wide, *_moments(wide)).to(x.dtype)
+
+
+def _widened(x: Tensor) -> Tensor:
+    """Return what was computed in mixed precision in float32, in which torch's kernel has the statistics too."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from swathe.training.lane_layout import Layout
 from swathe.training.lane_modules import LaneBatchNorm, LaneDropout, lane_operations, replace_layers
 from swathe.training.lane_optim import Coefficient, update
 from swathe.training.models import build
+from swathe.training.precision import autocast
 from swathe.training.recipe import Model
 
 # Programs kept by a process: the structures of one sweep.
@@ -45,6 +46,7 @@ class Geometry:
     model: Model = field(compare=False)
     dropout: bool
     alters_gradient: bool
+    precision: str
     batch: int
     rows: int
     examples: int
@@ -210,9 +212,9 @@ class Network:
             units = [] if self._module.training else list(self.units.take().values())
             return outputs, [tensor for pair in statistics if pair is not None for tensor in pair], units
 
-        with lane_operations():
+        with lane_operations(), autocast(self.geometry.precision, self.geometry.device):
             outputs, statistics, units = vmap(one)(tensors, x)
-        return outputs, statistics, units
+        return outputs.to(self.geometry.dtype), statistics, units
 
     def _losses(self, outputs: Tensor, targets: Tensor, smoothing: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return each example's loss `[K, rows]` and its derivative by the outputs `[K, rows, outputs]`.

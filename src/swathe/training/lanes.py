@@ -21,6 +21,7 @@ from swathe.training.health import update_ratios
 from swathe.training.lane_optim import Coefficient, coefficients
 from swathe.training.lane_program import Geometry, Program, Stack, Step, compiled_program, eager_program
 from swathe.training.models import build
+from swathe.training.precision import set_products
 from swathe.training.recipe import Recipe, check
 from swathe.training.schedule import EarlyStopping, LearningRate
 from swathe.training.solo import CHECK_STEPS, WHOLE_ROWS, evaluation_parts
@@ -103,6 +104,7 @@ class LaneBlock:
     ) -> None:
         check(recipe)
         self.key = structural_key(recipe)
+        self._precision = recipe.precision
         self.dataset = load(recipe.data, cache)
         self._data = self.dataset.to(device)
         self._geometry = geometry_of(recipe, self.dataset, device, dtype)
@@ -144,6 +146,11 @@ class LaneBlock:
     def lanes(self) -> int:
         """The number of lanes, K."""
         return self._capacity
+
+    @property
+    def steps(self) -> int:
+        """The steps of an epoch."""
+        return self._steps
 
     @property
     def free(self) -> int:
@@ -203,6 +210,7 @@ class LaneBlock:
         if not epoch:
             return []
         began = time.perf_counter()
+        set_products(self._precision, self._geometry.device)
         for lane in epoch:
             lane.epoch += 1
         trace, moved = self._train_epoch(should_stop)
@@ -220,6 +228,7 @@ class LaneBlock:
             lane.seconds += spent
             steps = len(losses)
             metrics = {
+                **({"first_loss": float(losses[0])} if lane.epoch == 1 else {}),
                 **self._scored(float(losses.mean()), **validation.get(lane.tag, nothing)),
                 "lr": lane.rate.at((lane.epoch - 1) * self._steps + steps - 1),
                 "grad_norm": float(norms[:, 0].mean()),
@@ -237,6 +246,24 @@ class LaneBlock:
                 self._finish(lane)
             reports.append(LaneReport(lane.tag, lane.epoch, metrics, spent, lane.finished))
         return reports
+
+    def train_steps(self, steps: int) -> Tensor:
+        """Train the live lanes for so many steps, and return their losses `[steps, K]` in the order of `tags`.
+
+        They begin with a new epoch, go through as many as that takes, and are not evaluated: none is finished, and one
+        whose loss is not finite goes on to the end, as do its neighbours.
+        """
+        losses: list[Tensor] = []
+        set_products(self._precision, self._geometry.device)
+        while len(losses) < steps:
+            for lane in self._live:
+                lane.epoch += 1
+            order, table, words = self._order(self._live), self._table(self._live), self._words(self._live)
+            train = self._stepper()
+            for step in range(min(self._steps, steps - len(losses))):
+                loss, _ = train(order[step], table[step], words[step])
+                losses.append(loss[: len(self._live)])
+        return torch.stack(losses).cpu().double()
 
     def release(self, tag: int) -> None:
         """Free a trial's lane; raises `BadInputError` when it has none, as do all that take a tag."""
@@ -315,7 +342,7 @@ class LaneBlock:
             val_loss, units = math.nan, {}
         if not math.isfinite(val_loss):
             val_loss = val_accuracy = math.nan
-        scores = {"train_loss": train_loss, "val_loss": val_loss}
+        scores = {"train_loss": train_loss, "val_loss": val_loss, "generalization_gap": val_loss - train_loss}
         return {**scores, **({"val_accuracy": val_accuracy} if self._data.classes else {}), **units}
 
     def _typed(self, targets: Tensor) -> Tensor:
@@ -446,6 +473,7 @@ def geometry_of(recipe: Recipe, dataset: Dataset, device: str, dtype: torch.dtyp
         model=recipe.model,
         dropout=recipe.regularization.dropout > 0,
         alters_gradient=recipe.regularization.alters_gradient,
+        precision=recipe.precision,
         batch=examples if recipe.batch_size == "full" else min(int(recipe.batch_size), examples),
         rows=len(next(evaluation_parts(len(data.val_y), device))[0]),
         examples=examples,

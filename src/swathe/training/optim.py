@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from swathe.training.health import first_and_last_weights
+from swathe.training.precision import LossScale
 from swathe.training.recipe import Adagrad, Adam, Momentum, Optim, Regularization, RMSprop
 
 ADAMW_WEIGHT_DECAY = 0.01
@@ -23,10 +24,13 @@ class Update:
     with `clip_norm`, the gradient scaled down to it as `torch.nn.utils.clip_grad_norm_` does, or, with `clip_value`,
     each element of it bounded as `torch.nn.utils.clip_grad_value_` does; decoupled decay
     `p *= 1 - lr * weight_decay` (Loshchilov & Hutter 2019, algorithm 2, as torch's AdamW has it); torch's optimiser,
-    which adds l2 as its `weight_decay`.
+    which adds l2 as its `weight_decay`. With a `loss_scale` the loss is multiplied by it and the gradient divided, and
+    a step whose gradient is not finite changes nothing but the scale.
     """
 
-    def __init__(self, network: nn.Module, optim: Optim, regularization: Regularization) -> None:
+    def __init__(
+        self, network: nn.Module, optim: Optim, regularization: Regularization, loss_scale: LossScale | None = None
+    ) -> None:
         self._parameters = list(network.parameters())
         self._watched = first_and_last_weights(parameter.shape for parameter in self._parameters)
         self._flat = _flatten(self._parameters)
@@ -35,6 +39,7 @@ class Update:
         self._weight_decay = decoupled_decay(optim, regularization)
         self._clip_norm = regularization.clip_norm
         self._clip_value = regularization.clip_value
+        self._loss_scale = loss_scale
 
     @property
     def parameters(self) -> Tensor:
@@ -50,13 +55,17 @@ class Update:
         return self._descend(loss, lr, by_depth=True)
 
     def _descend(self, loss: Tensor, lr: float, *, by_depth: bool) -> Tensor:
-        gradients = torch.autograd.grad(loss, self._parameters)
+        gradient = self._gradient(loss)
         with torch.no_grad():
-            gradient = torch.cat([part.reshape(-1) for part in gradients])
             if self._l1:
                 gradient.add_(self._flat.sign(), alpha=self._l1)
             norm: Tensor = torch.linalg.vector_norm(gradient)
             norms = torch.stack([norm, *self._watched_norms(gradient)]) if by_depth else norm
+            if self._loss_scale is not None:
+                finite = bool(norm.isfinite())
+                self._loss_scale.note(finite=finite)
+                if not finite:
+                    return norms
             if self._clip_norm is not None:
                 gradient.mul_((self._clip_norm / (norm + 1e-6)).clamp_(max=1.0))
             if self._clip_value is not None:
@@ -67,6 +76,14 @@ class Update:
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.step()
         return norms
+
+    def _gradient(self, loss: Tensor) -> Tensor:
+        """Return the loss's gradient by all parameters, `[parameters]`."""
+        if self._loss_scale is None:
+            parts = torch.autograd.grad(loss, self._parameters)
+            return torch.cat([part.reshape(-1) for part in parts])
+        parts = torch.autograd.grad(loss * self._loss_scale.value, self._parameters)
+        return torch.cat([part.reshape(-1) for part in parts]).div_(self._loss_scale.value)
 
     def _watched_norms(self, gradient: Tensor) -> list[Tensor]:
         parts = torch.split(gradient, [parameter.numel() for parameter in self._parameters])

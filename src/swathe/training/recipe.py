@@ -99,7 +99,7 @@ class Data:
 
 @dataclass
 class CSV(Data):
-    """A table in a CSV file with a header line: `target` is the column to predict."""
+    """A table in a CSV file with a header line, or in a Parquet file: `target` is the column to predict."""
 
     name: str = "csv"
     path: str = ""
@@ -268,7 +268,18 @@ MODELS: dict[str, type[Model]] = {
     "resnet50": ResNet,
     "resnet_cifar": CifarResNet,
 }
-DATASETS: dict[str, type[Data]] = {"digits": Data, "fashion_mnist": Data, "mnist": Data, "csv": CSV}
+# Tables inside scikit-learn, and those of them whose target is a quantity.
+SKLEARN_TABLES = ("breast_cancer", "wine", "iris", "diabetes")
+_REGRESSIONS = ("diabetes",)
+DATASETS: dict[str, type[Data]] = {
+    "digits": Data,
+    "fashion_mnist": Data,
+    "mnist": Data,
+    "cifar10": Data,
+    "cifar100": Data,
+    **dict.fromkeys(SKLEARN_TABLES, Data),
+    "csv": CSV,
+}
 OPTIMIZERS: dict[str, type[Optim]] = {
     "sgd": Optim,
     "momentum": Momentum,
@@ -300,12 +311,15 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     regularization: Regularization = field(default_factory=Regularization)
     batch_size: int | str = 64
+    precision: str = "fp32"
     epochs: int = 20
     seed: int = 0
 
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu")
 NORMS = ("none", "batch", "layer", "group")
+# tf32 rounds the factors of a GPU's products, bf16 and fp16 are torch's autocast; see `training.precision`.
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 INITS = ("default", "xavier_uniform", "xavier_normal", "he_uniform", "he_normal", "orthogonal", "small_normal")
 # Layers of the residual networks for small images (He et al. 2016, table 6, and two smaller ones).
 CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
@@ -320,9 +334,11 @@ IMAGE_SHAPES: dict[str, tuple[int, int, int]] = {
     "digits": (1, 8, 8),
     "fashion_mnist": (1, 28, 28),
     "mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "cifar100": (3, 32, 32),
 }
 # Datasets that come with test examples of their own, which no fraction is taken for.
-WITH_TEST_PART = ("fashion_mnist", "mnist")
+WITH_TEST_PART = ("fashion_mnist", "mnist", "cifar10", "cifar100")
 
 # Reported metrics that differ from run to run on the same machine.
 TIMING_METRICS = frozenset({"examples_per_second", "seconds"})
@@ -356,6 +372,11 @@ def recipe_from_config(config: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def is_regression(data: Data) -> bool:
+    """Whether the target of a dataset is a quantity, and not a class."""
+    return data.task == "regression" if isinstance(data, CSV) else data.name in _REGRESSIONS
+
+
 def check(recipe: Recipe) -> None:
     """Refuse a recipe with a value that is not allowed: `BadInputError` with the dotted key, the value and why."""
     _check_model(recipe.model)
@@ -365,6 +386,7 @@ def check(recipe: Recipe) -> None:
     _check_regularization(recipe.regularization)
     if recipe.batch_size != "full":
         _whole("batch_size", recipe.batch_size, 1, "full")
+    _one_of("precision", recipe.precision, PRECISIONS)
     _whole("epochs", recipe.epochs, 1)
     _real("seed", recipe.seed, "an integer from 0 to 2**63 - 1", lambda x: isinstance(x, int) and 0 <= x < 2**63)
     _check_together(recipe)
@@ -436,7 +458,7 @@ def _check_data(data: Data) -> None:
     if data.folder is not None:
         _text("data.folder", data.folder, "the path of a folder, or null")
     if isinstance(data, CSV):
-        _text("data.path", data.path, "the path of a CSV file")
+        _text("data.path", data.path, "the path of a CSV or Parquet file")
         _text("data.target", data.target, "the name of the column to predict")
         _one_of("data.task", data.task, TASKS)
 
@@ -513,8 +535,9 @@ def _check_together(recipe: Recipe) -> None:
         key = "batch_size" if recipe.batch_size == 1 else "data.limit"
         raise bad_value(key, 1, "at least 2 with model.norm batch, whose statistics need more than one example")
     smoothing = recipe.regularization.label_smoothing
-    if smoothing and isinstance(data, CSV) and data.task == "regression":
-        raise bad_value("regularization.label_smoothing", smoothing, "0 with data.task regression, which has no labels")
+    if smoothing and is_regression(data):
+        what = "data.task regression" if isinstance(data, CSV) else f"data.name {data.name}"
+        raise bad_value("regularization.label_smoothing", smoothing, f"0 with {what}, which has no labels")
     if isinstance(model, IMAGE_MODELS) and data.name not in IMAGE_SHAPES:
         raise bad_value("model.name", model.name, f"mlp, deep_mlp with data.name {data.name}, which is no image")
     if isinstance(model, CNN):

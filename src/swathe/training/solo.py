@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from swathe.training.data import load
 from swathe.training.health import Units, update_ratios
 from swathe.training.models import build, dropouts
 from swathe.training.optim import Update
+from swathe.training.precision import LossScale, autocast, set_products
 from swathe.training.recipe import Recipe, check
 from swathe.training.schedule import EarlyStopping, LearningRate
 from swathe.training.streams import Stream
@@ -67,7 +68,8 @@ class Solo:
         self._dropouts = dropouts(self.network)
         self._units = Units(self.network)
         self._words: tuple[int, Tensor] | None = None
-        self._update = Update(self.network, recipe.optim, recipe.regularization)
+        scale = LossScale() if recipe.precision == "fp16" else None
+        self._update = Update(self.network, recipe.optim, recipe.regularization, scale)
         self._smoothing = recipe.regularization.label_smoothing
         self._batch = examples if recipe.batch_size == "full" else min(int(recipe.batch_size), examples)
         self._steps = examples // self._batch
@@ -79,8 +81,9 @@ class Solo:
     def reports(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, dict[str, float], float]]:
         """Train, and yield (epoch from 1, metrics, seconds spent on the epoch) after each epoch; to be called once.
 
-        Metrics: train_loss (mean over the epoch's steps, without penalties), val_loss, val_accuracy (classification),
-        lr (of the last step), grad_norm and grad_norm_max (over the steps, before clipping), examples_per_second (in
+        Metrics: train_loss (mean over the epoch's steps, without penalties), first_loss (of the run's first step; in
+        the first report alone), val_loss, val_accuracy (classification), generalization_gap (val_loss - train_loss), lr
+        (of the last step), grad_norm and grad_norm_max (over the steps, before clipping), examples_per_second (in
         training), seconds (of training and validation so far), and those of `training.health`. Ends in mid-epoch,
         without a report, once `should_stop()`; after an early stop; and after an epoch whose loss was not finite, which
         is cut short and whose val_loss and val_accuracy are NaN.
@@ -102,7 +105,9 @@ class Solo:
             seconds += spent
             metrics = {
                 "train_loss": train_loss,
+                **({"first_loss": losses[0].item()} if epoch == 1 else {}),
                 **validation,
+                "generalization_gap": val_loss - train_loss,
                 "lr": self._rate.at((epoch - 1) * self._steps + len(losses) - 1),
                 "grad_norm": norms.mean().item(),
                 "grad_norm_max": norms.max().item(),
@@ -116,6 +121,26 @@ class Solo:
             if not math.isfinite(val_loss) or self._stopping.is_over(val_loss):
                 return
             self._rate.end_epoch(val_loss)
+
+    def train_steps(self, rates: Sequence[float]) -> Iterator[float]:
+        """Train a step at each of these learning rates, and yield its loss; to be called once, and not after `reports`.
+
+        The schedule, early stopping and validation have no part in it. Whoever has seen enough reads no further.
+        """
+        set_products(self.recipe.precision, self._device)
+        self.network.train()
+        for epoch, first in enumerate(range(0, len(rates), self._steps), start=1):
+            order = self._order(epoch)
+            for step, lr in enumerate(rates[first : first + self._steps]):
+                rows = order[step * self._batch : (step + 1) * self._batch]
+                loss = self._loss_of(epoch, step, rows)
+                self._update.step(loss, lr)
+                yield loss.item()
+
+    @property
+    def steps(self) -> int:
+        """The steps of an epoch."""
+        return self._steps
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return a copy of the network's parameters and buffers, on the CPU."""
@@ -133,25 +158,39 @@ class Solo:
 
         In an epoch's last step, the norm is three: of all, of the first and of the last weights.
         """
-        data = self._data
-        self._draw_masks(epoch, step)
-        outputs = self.network(data.train_x.index_select(0, rows))
-        loss = self._loss(outputs, data.train_y.index_select(0, rows), smoothing=self._smoothing)
+        loss = self._loss_of(epoch, step, rows)
         descend = self._update.step_by_depth if step == self._steps - 1 else self._update.step
         norm = descend(loss, self._rate.at((epoch - 1) * self._steps + step))
         return loss.detach(), norm
+
+    def _loss_of(self, epoch: int, step: int, rows: Tensor) -> Tensor:
+        """Return the loss on the examples `rows` of a step, to descend from."""
+        data = self._data
+        self._draw_masks(epoch, step)
+        outputs = self._outputs(data.train_x.index_select(0, rows))
+        return self._loss(outputs, data.train_y.index_select(0, rows), smoothing=self._smoothing)
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        with autocast(self.recipe.precision, self._device):
+            outputs: Tensor = self.network(x)
+        return outputs.float()
+
+    def _order(self, epoch: int) -> Tensor:
+        """Return the examples in the order in which an epoch takes them, `[examples]`."""
+        shuffle = streams.generator(self.recipe.seed, Stream.ORDER, epoch)
+        return torch.randperm(len(self._data.train_x), generator=shuffle).to(self._device)
 
     def _train(self, epoch: int) -> tuple[Tensor, Tensor, dict[str, float]] | None:
         """Train one epoch; None when stopped.
 
         Returns the loss and the gradient norm of each step `[steps]`, and what is measured in the last one.
         """
-        data, batch = self._data, self._batch
-        shuffle = streams.generator(self.recipe.seed, Stream.ORDER, epoch)
-        order = torch.randperm(len(data.train_x), generator=shuffle).to(self._device)
+        batch = self._batch
+        order = self._order(epoch)
         losses: list[Tensor] = []
         norms: list[Tensor] = []
         health: dict[str, float] = {}
+        set_products(self.recipe.precision, self._device)
         self.network.train()
         for step in range(self._steps):
             if self._told_to_stop():
@@ -181,7 +220,7 @@ class Solo:
         units: list[list[Tensor]] = []
         for rows, counted in evaluation_parts(len(data.val_y), self._device):
             self._units.begin()
-            outputs = self.network(data.val_x[rows])[:counted]
+            outputs = self._outputs(data.val_x[rows])[:counted]
             units.append(list(self._units.take().values()))
             y = data.val_y[rows[:counted]]
             loss += self._loss(outputs, y, reduction="sum")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from swathe.errors import BadInputError
 from swathe.home import open_home, write_aside
-from swathe.training.recipe import CSV, Data
+from swathe.training.recipe import CSV, SKLEARN_TABLES, Data
 
 SYSTEM_DATASETS = Path("/usr/share/datasets")
 INSIDE_SKLEARN = "inside scikit-learn"
@@ -23,7 +23,7 @@ TIMEOUT = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a dataset of IDX files is published, and what its files must be.
+    """Where a dataset is published, and what its files must be.
 
     `md5` is of the published gzip files, by name without `.gz`; `sha256` of the uncompressed ones, where known.
     """
@@ -68,6 +68,16 @@ ORIGINS = {
         },
         sha256={},
     ),
+    "cifar10": Origin(
+        url="https://www.cs.toronto.edu/~kriz/",
+        md5={"cifar-10-binary.tar": "c32a1d4ab5d03f1284b67883e8d87530"},
+        sha256={},
+    ),
+    "cifar100": Origin(
+        url="https://www.cs.toronto.edu/~kriz/",
+        md5={"cifar-100-binary.tar": "03b5dce01913d631647c71ecec9e9cb8"},
+        sha256={},
+    ),
 }
 
 
@@ -77,16 +87,17 @@ def find(data: Data) -> Path | str:
     A `folder` that is given is the only one looked at, so that another copy never stands in for it; else
     `SWATHE_HOME` (or `.swathe`) and the system's dataset packages are. Raises `BadInputError` naming them.
     """
-    if data.name == "digits":
+    if data.name == "digits" or data.name in SKLEARN_TABLES:
         return INSIDE_SKLEARN
     if isinstance(data, CSV):
         path = Path(data.folder or "", data.path).expanduser()
         if not path.is_file():
             raise BadInputError(
-                f"data.path: {data.path!r} is not allowed; allowed: a CSV file; none is at {path.absolute()}."
+                f"data.path: {data.path!r} is not allowed; allowed: a CSV or Parquet file; "
+                f"none is at {path.absolute()}."
             )
         return path
-    return _find_idx(data, open_home().path / "data")
+    return _find_published(data, open_home().path / "data")
 
 
 def obtain(data: Data, cache: Path) -> Path | str:
@@ -97,20 +108,20 @@ def obtain(data: Data, cache: Path) -> Path | str:
     if data.name not in ORIGINS:
         return find(data)
     try:
-        return _find_idx(data, cache)
+        return _find_published(data, cache)
     except BadInputError:
         if data.folder is not None:
             raise
     with locked(cache / f"{data.name}.lock"):
         try:
-            return _find_idx(data, cache)
+            return _find_published(data, cache)
         except BadInputError as missing:
             _download(data.name, cache / data.name, str(missing))
     return cache / data.name
 
 
-def idx_file(folder: Path, name: str) -> Path | None:
-    """Return the IDX file of that name, plain or gzipped; None when the folder has neither."""
+def published_file(folder: Path, name: str) -> Path | None:
+    """Return the file of that name, plain or gzipped; None when the folder has neither."""
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
@@ -129,20 +140,20 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _find_idx(data: Data, cache: Path) -> Path:
+def _find_published(data: Data, cache: Path) -> Path:
     folders = [cache / data.name, SYSTEM_DATASETS / data.name.replace("_", "-")]
     if data.folder is not None:
         folders = [Path(data.folder).expanduser()]
-    names = [name for part in IDX_FILES.values() for name in part]
+    names = list(ORIGINS[data.name].md5)
     for folder in folders:
-        if all(idx_file(folder, name) for name in names):
+        if all(published_file(folder, name) for name in names):
             return folder
     looked = " and ".join(str(folder) for folder in folders)
     package = ORIGINS[data.name].package
     advice = f"install the Debian package {package}, or " if package else ""
     raise BadInputError(
         f"data.name: {data.name!r} was looked for in {looked} and is not there; "
-        f"{advice}put the four files {', '.join(f'{name}.gz' for name in names)} into one of them."
+        f"{advice}put {', '.join(f'{name}.gz' for name in names)} into one of them."
     )
 
 

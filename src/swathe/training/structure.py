@@ -21,13 +21,14 @@ def structural_key(recipe: Recipe) -> str:
     """Return a text that is equal for recipes that one program can train side by side.
 
     It holds the architecture with its shapes, norm and activation, whether there is dropout, whether there is an L1
-    penalty or clipping, the batch size, and the dataset with its options. Initialisation, probability of dropout,
-    optimiser, rate, schedule, regularisation, seed and epochs are a lane's own.
+    penalty or clipping, the batch size, the precision, and the dataset with its options. Initialisation, probability
+    of dropout, optimiser, rate, schedule, regularisation, seed and epochs are a lane's own.
     """
     model = {key: value for key, value in asdict(recipe.model).items() if key not in _VALUES}
     structure = {
         "model": model,
         "batch_size": recipe.batch_size,
+        "precision": recipe.precision,
         "data": asdict(recipe.data),
         "dropout": recipe.regularization.dropout > 0,
         "alters_gradient": recipe.regularization.alters_gradient,
@@ -43,6 +44,8 @@ def can_lane(recipe: Recipe) -> str | None:
     """
     if type(recipe.model) is not MODELS.get(recipe.model.name):
         return f"model.name: {recipe.model.name!r} has no form for lanes, so the trial is trained alone."
+    if recipe.precision == "fp16":
+        return "precision: 'fp16' skips steps, which a lane cannot do beside others, so the trial is trained alone."
     return _why_not(_Structure(structural_key(recipe), recipe))
 
 
@@ -71,4 +74,4 @@ def _why_not(structure: _Structure) -> str | None:
 def is_structural(name: str) -> bool:
     """Whether a config key, dotted, can change the structural key; a group's own name swaps the whole group."""
     group, _, option = name.partition(".")
-    return name == "batch_size" or (group == "model" and option not in _VALUES) or group == "data"
+    return name in ("batch_size", "precision") or (group == "model" and option not in _VALUES) or group == "data"

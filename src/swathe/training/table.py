@@ -1,4 +1,4 @@
-"""Reader of tables: a CSV file becomes numbers."""
+"""Reader of tables: a CSV or Parquet file becomes numbers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from swathe.errors import BadInputError, bad_value
 from swathe.training.recipe import CSV
 
+_PARQUET = (".parquet", ".pq")
 # A column of words with more different ones than this is a key or a text, not a category.
 MOST_CATEGORIES = 1000
 
@@ -27,7 +28,7 @@ class Table:
 
 
 def read_table(path: Path, data: CSV) -> Table:
-    """Read a CSV file with a header line.
+    """Read a CSV file with a header line, or a Parquet file (`.parquet`, `.pq`).
 
     Numeric columns stay as they are (true and false become 1 and 0); any other column becomes one column of 0 and 1
     for each of its values, in sorted order. Classes are the target's values in sorted order; a regression's target
@@ -49,7 +50,10 @@ def read_table(path: Path, data: CSV) -> Table:
 def _read(path: Path) -> Any:
     import pandas as pd
 
+    kind = "Parquet" if path.suffix in _PARQUET else "CSV"
     try:
+        if kind == "Parquet":
+            return pd.read_parquet(path, engine="pyarrow")
         with warnings.catch_warnings():
             # Of rows with more fields than the header, pandas would only warn, and drop the last ones.
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -58,9 +62,9 @@ def _read(path: Path) -> Any:
     except pd.errors.ParserWarning as error:
         raise BadInputError(f"data.path: {str(path)!r} has rows with more fields than its header line.") from error
     except (OSError, ValueError) as error:
-        # pandas' own errors for empty and malformed files are ValueErrors.
+        # pandas' own errors for empty and malformed files are ValueErrors, and so are Arrow's.
         reason = " ".join(str(error).split())
-        raise BadInputError(f"data.path: {str(path)!r} cannot be read as CSV ({reason}).") from error
+        raise BadInputError(f"data.path: {str(path)!r} cannot be read as {kind} ({reason}).") from error
 
 
 def _refuse_missing(path: Path, column: Any) -> None:

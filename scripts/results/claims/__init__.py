@@ -1,0 +1,30 @@
+"""The claims, one a module, in the order in which `make results` runs their sweeps: the shortest first."""
+
+from scripts.results.claims import (
+    batch_size,
+    early_stopping,
+    exploding,
+    learning_rate,
+    mnist_headline,
+    normalization,
+    optimizers_compared,
+    regularization,
+    schedules,
+    vanishing,
+)
+
+CLAIMS = {
+    module.CLAIM.name: module.CLAIM
+    for module in (
+        learning_rate,
+        normalization,
+        exploding,
+        vanishing,
+        regularization,
+        early_stopping,
+        schedules,
+        optimizers_compared,
+        batch_size,
+        mnist_headline,
+    )
+}
