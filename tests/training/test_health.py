@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from swathe.training.health import Units, first_and_last_weights, update_ratios
+from swathe.training.health import Units, first_and_last_weights, peak_memory, update_ratios
 from swathe.training.lanes import LaneBlock
 from swathe.training.models import build
 from swathe.training.optim import Update
@@ -178,3 +178,13 @@ def test_every_example_of_validation_counts_once(examples: int) -> None:
     assert all(len(rows) % 32 == 0 for rows, _ in parts)
     counted = torch.cat([rows[:count] for rows, count in parts])
     assert counted.tolist() == list(range(examples))
+
+
+def test_the_peak_of_memory_never_falls() -> None:
+    before = peak_memory("cpu")
+    assert before > 1e6
+    # Written to, as untouched pages are no memory yet.
+    taken = torch.ones(int(before) // 4 + 1)
+    assert peak_memory("cpu") > before
+    del taken
+    assert peak_memory("cpu") > before

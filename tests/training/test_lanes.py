@@ -437,6 +437,7 @@ def test_metrics_and_shares_are_solo_s(cache: Path) -> None:
     assert set(reports[0].metrics) - set(reports[2].metrics) == {"first_loss"}
     assert set(reports[2].metrics) == {
         "train_loss", "val_loss", "val_accuracy", "lr", "grad_norm", "grad_norm_max", "examples_per_second", "seconds",
+        "peak_memory",
         "grad_norm_first", "grad_norm_last", "update_ratio", "saturated_units", "generalization_gap",
     }  # fmt: skip
     assert reports[2].metrics["seconds"] == pytest.approx(reports[0].seconds + reports[2].seconds)

@@ -46,6 +46,7 @@ def test_digits_are_learnt(cache: Path) -> None:
     assert metrics["val_loss"] < 0.2
     assert set(metrics) == {
         "train_loss", "val_loss", "val_accuracy", "lr", "grad_norm", "grad_norm_max", "examples_per_second", "seconds",
+        "peak_memory",
         "grad_norm_first", "grad_norm_last", "update_ratio", "dead_units", "generalization_gap",
     }  # fmt: skip
     assert metrics["generalization_gap"] == metrics["val_loss"] - metrics["train_loss"]

@@ -79,7 +79,7 @@ def _chart(unit: str, values: Mapping[str, Mapping[int, float]]) -> Chart:
 CLAIM = Claim(
     name="batch_size",
     title="Batch size: full, single examples, mini-batches",
-    text="Mini-batches reach a target in fewer epochs than the full batch and in less time than single examples.",
+    text="Mini-batches reach a target in fewer epochs than the full batch, in less time than it or single examples.",
     rule=(
         f"The target is a validation accuracy of {TARGET:g}. Each batch size has the rate with which the most seeds "
         f"reach it, in the fewest epochs. Batches of {MINI} stand for mini-batches: less by seed than the other size"

@@ -7,6 +7,7 @@
   examples; the mean over the parts.
 * `saturated_units`: share of the outputs of sigmoid and tanh layers within 1 % of their range of an end of it, on
   validation.
+* `peak_memory`: bytes, see `peak_memory`; no sign of health, but of what a trial costs.
 
 Gradients that vanish with depth, and saturated units: Glorot & Bengio 2010. The ratio of updates to weights: Karpathy,
 CS231n notes, "Neural networks part 3" (about 1e-3 is healthy).
@@ -15,6 +16,8 @@ CS231n notes, "Neural networks part 3" (about 1e-3 is healthy).
 from __future__ import annotations
 
 import math
+import resource
+import sys
 from collections.abc import Iterable
 
 import torch
@@ -44,6 +47,15 @@ def update_ratios(before: Tensor, after: Tensor) -> list[float]:
     numbers = torch.stack(squares).tolist()
     lanes = len(before)
     return [math.sqrt(new / old) if old else 0.0 for new, old in zip(numbers[:lanes], numbers[lanes:], strict=True)]
+
+
+def peak_memory(device: str) -> float:
+    """Return the most bytes that torch has taken of a GPU, or that this process has had of a CPU's memory, so far."""
+    if torch.device(device).type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    # In KiB on Linux, in bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
 class Units:

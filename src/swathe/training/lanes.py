@@ -17,7 +17,7 @@ from torch import Tensor
 from swathe.errors import BadInputError, bad_value
 from swathe.training import lane_compiler, streams
 from swathe.training.data import Dataset, load
-from swathe.training.health import update_ratios
+from swathe.training.health import peak_memory, update_ratios
 from swathe.training.lane_optim import Coefficient, coefficients
 from swathe.training.lane_program import Geometry, Program, Stack, Step, compiled_program, eager_program
 from swathe.training.models import build
@@ -222,7 +222,7 @@ class LaneBlock:
         nothing = {"val_loss": math.nan, "val_accuracy": math.nan}
         validation = dict(zip(self.tags, self._evaluate(), strict=True)) if self._live else {}
         spent = (time.perf_counter() - began) / len(trained)
-        reports = []
+        reports, memory = [], peak_memory(self._geometry.device)
         for lane in trained:
             losses, norms = history[lane.tag]
             lane.seconds += spent
@@ -236,6 +236,7 @@ class LaneBlock:
                 **_last_step(norms, moved.get(lane.tag)),
                 "examples_per_second": steps * self._geometry.batch * len(trained) / training_seconds,
                 "seconds": lane.seconds,
+                "peak_memory": memory,
             }
             val_loss = metrics["val_loss"]
             # In this order as in `Solo`: what is not finite never reaches the schedule.

@@ -341,7 +341,7 @@ IMAGE_SHAPES: dict[str, tuple[int, int, int]] = {
 WITH_TEST_PART = ("fashion_mnist", "mnist", "cifar10", "cifar100")
 
 # Reported metrics that differ from run to run on the same machine.
-TIMING_METRICS = frozenset({"examples_per_second", "seconds"})
+TIMING_METRICS = frozenset({"examples_per_second", "seconds", "peak_memory"})
 
 # Keys of a trial's config that describe no recipe.
 _NOT_RECIPE = ("trainable", "params")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from swathe.training import streams
 from swathe.training.data import load
-from swathe.training.health import Units, update_ratios
+from swathe.training.health import Units, peak_memory, update_ratios
 from swathe.training.models import build, dropouts
 from swathe.training.optim import Update
 from swathe.training.precision import LossScale, autocast, set_products
@@ -114,6 +114,7 @@ class Solo:
                 **health,
                 "examples_per_second": len(losses) * self._batch / training_seconds,
                 "seconds": seconds,
+                "peak_memory": peak_memory(self._device),
             }
             if not self._data.classes:
                 del metrics["val_accuracy"]
