@@ -43,6 +43,7 @@ from torch.overrides import TorchFunctionMode
 
 from swathe.errors import BadInputError
 from swathe.training.models import BatchNorm, Dropout
+from swathe.training.precision import widened
 
 # Of SELU's fixed point, times -1: scale * alpha (Klambauer et al. 2017, section 2).
 _SELU_FLOOR = 1.7580993408473766
@@ -71,7 +72,8 @@ class LaneBatchNorm(BatchNorm):
         self.statistics: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = _widened(x)
+        # In which torch's kernel has the statistics too.
+        wide = widened(x)
         if not self.training:
             return _normalised(self, wide, self.running_mean, self.running_var).to(x.dtype)
         mean, variance = _moments(wide)
@@ -91,13 +93,8 @@ class LaneUntrackedBatchNorm(nn.Module):
         _take_over(layer, self)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = _widened(x)
+        wide = widened(x)
         return _normalised(self, wide, *_moments(wide)).to(x.dtype)
-
-
-def _widened(x: Tensor) -> Tensor:
-    """Return what was computed in mixed precision in float32, in which torch's kernel has the statistics too."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

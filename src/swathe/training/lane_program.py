@@ -20,7 +20,7 @@ from swathe.training.lane_layout import Layout
 from swathe.training.lane_modules import LaneBatchNorm, LaneDropout, lane_operations, replace_layers
 from swathe.training.lane_optim import Coefficient, update
 from swathe.training.models import build
-from swathe.training.precision import autocast
+from swathe.training.precision import autocast, widened
 from swathe.training.recipe import Model
 
 # Programs kept by a process: the structures of one sweep.
@@ -214,7 +214,7 @@ class Network:
 
         with lane_operations(), autocast(self.geometry.precision, self.geometry.device):
             outputs, statistics, units = vmap(one)(tensors, x)
-        return outputs.to(self.geometry.dtype), statistics, units
+        return widened(outputs), statistics, units
 
     def _losses(self, outputs: Tensor, targets: Tensor, smoothing: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return each example's loss `[K, rows]` and its derivative by the outputs `[K, rows, outputs]`.

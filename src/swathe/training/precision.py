@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # As torch.amp.GradScaler begins and goes on.
@@ -21,6 +22,11 @@ def autocast(precision: str, device: str) -> AbstractContextManager[object]:
         return nullcontext()
     # Each weight is used once in a pass: a copy that is kept would only be another to forget.
     return torch.autocast(torch.device(device).type, _AUTOCAST[precision], cache_enabled=False)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return in float32 what was computed in fewer bits; anything else as it is."""
+    return x.float() if x.dtype in _AUTOCAST.values() else x
 
 
 def set_products(precision: str, device: str) -> None:

@@ -17,7 +17,7 @@ from swathe.training.data import load
 from swathe.training.health import Units, peak_memory, update_ratios
 from swathe.training.models import build, dropouts
 from swathe.training.optim import Update
-from swathe.training.precision import LossScale, autocast, set_products
+from swathe.training.precision import LossScale, autocast, set_products, widened
 from swathe.training.recipe import Recipe, check
 from swathe.training.schedule import EarlyStopping, LearningRate
 from swathe.training.streams import Stream
@@ -174,7 +174,7 @@ class Solo:
     def _outputs(self, x: Tensor) -> Tensor:
         with autocast(self.recipe.precision, self._device):
             outputs: Tensor = self.network(x)
-        return outputs.float()
+        return widened(outputs)
 
     def _order(self, epoch: int) -> Tensor:
         """Return the examples in the order in which an epoch takes them, `[examples]`."""
