@@ -311,9 +311,9 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     regularization: Regularization = field(default_factory=Regularization)
     batch_size: int | str = 64
-    precision: str = "fp32"
     epochs: int = 20
     seed: int = 0
+    precision: str = "fp32"
 
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu")
