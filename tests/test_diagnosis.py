@@ -22,6 +22,7 @@ from swathe.errors import BadInputError
 from swathe.events import Report
 from swathe.training.data import load
 from swathe.training.diagnose import Action, Facts, Finding, Symptom, Thresholds
+from swathe.training.diagnose_facts import dataset_facts
 from swathe.training.recipe import recipe_from_config
 
 TEN = Facts(classes=10)
@@ -66,17 +67,17 @@ def test_facts_come_back_from_the_tags_of_a_run(tmp_path: Path) -> None:
     rows = [f"{i % 7},{(3 * i) % 11},{i % 3}" for i in range(60)]
     (tmp_path / "rows.csv").write_text("\n".join(["a,b,y", *rows]) + "\n")
     data = {"name": "csv", "path": str(tmp_path / "rows.csv"), "target": "y"}
-    for task, expected in (("classification", Facts(3, None, 0.1, 6, "val_accuracy")), ("regression", None)):
-        config = {"data": {**data, "task": task}}
-        config["regularization"] = {"label_smoothing": 0.1 if expected else 0.0}
+    for task, smoothing in (("classification", 0.1), ("regression", 0.0)):
+        config = {"data": {**data, "task": task}, "regularization": {"label_smoothing": smoothing}}
         recipe = recipe_from_config(config)
         dataset = load(recipe.data, tmp_path)
-        facts = recipe_facts(recipe, dataset.classes, dataset.baseline_loss, 6, "val_accuracy")
-        if expected is None:
-            # Of 0, 1 and 2 in equal shares the variance is 2/3, and the training part has nearly equal ones.
-            assert facts.baseline_loss == pytest.approx(2 / 3, rel=0.1)
-        else:
-            assert facts == expected
+        facts = recipe_facts(recipe, dataset_facts(dataset), 6, "val_accuracy")
+        # Of 0, 1 and 2 in equal shares; the training part has nearly equal ones.
+        guess = math.log(3) if smoothing else 2 / 3
+        assert facts.baseline_loss == pytest.approx(guess, rel=0.1)
+        assert (facts.classes, facts.label_smoothing) == ((3, 0.1) if smoothing else (None, 0.0))
+        assert (facts.steps_per_report, facts.objective) == (6, "val_accuracy")
+        assert facts.val_baseline_loss is not None
         tags = {**fact_tags(facts), "swathe.config": json.dumps(config), "swathe.metric": "val_accuracy"}
         assert recorded_facts(tags) == facts
 

@@ -18,7 +18,9 @@ from swathe.training.recipe import Recipe
 # The symptoms of a run, and before a dot and a symptom's name what was seen and what can be done.
 TAG = "swathe.diagnosis"
 # Facts that a run's config does not say.
-_CLASSES, _BASELINE, _STEPS = "swathe.classes", "swathe.baseline_loss", "swathe.steps_per_report"
+_CLASSES, _STEPS = "swathe.classes", "swathe.steps_per_report"
+_BASELINE, _VAL_BASELINE = "swathe.baseline_loss", "swathe.val_baseline_loss"
+_BASE_ACCURACY = "swathe.base_accuracy"
 # The precision whose losses are scaled, so that steps with an infinite gradient are skipped.
 _SCALED = "fp16"
 
@@ -65,14 +67,10 @@ class TrialDiagnosis:
 # Facts.
 
 
-def recipe_facts(recipe: Recipe, classes: int, baseline_loss: float | None, steps: int, objective: str) -> Facts:
-    """Return what is known of a recipe's run before it begins.
-
-    `classes` and `baseline_loss` are those of its dataset, `steps` those of an epoch.
-    """
-    return Facts(
-        classes=classes if classes > 1 else None,
-        baseline_loss=baseline_loss,
+def recipe_facts(recipe: Recipe, dataset: Facts, steps: int, objective: str) -> Facts:
+    """Return what is known of a recipe's run before it begins, with the facts on its dataset; `steps` of an epoch."""
+    return replace(
+        dataset,
         label_smoothing=recipe.regularization.label_smoothing,
         steps_per_report=steps,
         objective=objective,
@@ -82,7 +80,13 @@ def recipe_facts(recipe: Recipe, classes: int, baseline_loss: float | None, step
 
 def fact_tags(facts: Facts) -> dict[str, str]:
     """Return those facts as tags that a run's record does not have elsewhere."""
-    known = {_CLASSES: facts.classes, _BASELINE: facts.baseline_loss, _STEPS: facts.steps_per_report}
+    known = {
+        _CLASSES: facts.classes,
+        _BASELINE: facts.baseline_loss,
+        _VAL_BASELINE: facts.val_baseline_loss,
+        _BASE_ACCURACY: facts.base_accuracy,
+        _STEPS: facts.steps_per_report,
+    }
     return {key: str(value) for key, value in known.items() if value is not None}
 
 
@@ -93,6 +97,8 @@ def recorded_facts(tags: Mapping[str, str]) -> Facts:
     return Facts(
         classes=int(tags[_CLASSES]) if _CLASSES in tags else None,
         baseline_loss=float(tags[_BASELINE]) if _BASELINE in tags else None,
+        val_baseline_loss=float(tags[_VAL_BASELINE]) if _VAL_BASELINE in tags else None,
+        base_accuracy=float(tags[_BASE_ACCURACY]) if _BASE_ACCURACY in tags else None,
         label_smoothing=float(regularization.get("label_smoothing", 0.0)),
         steps_per_report=int(tags[_STEPS]) if _STEPS in tags else None,
         objective=tags.get("swathe.metric", "val_loss"),

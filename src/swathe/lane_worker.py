@@ -24,6 +24,7 @@ from swathe.events import Finished, Report, Slots
 from swathe.training import lane_plan
 from swathe.training.data import Dataset
 from swathe.training.diagnose import Action, Facts
+from swathe.training.diagnose_facts import dataset_facts
 from swathe.training.lane_plan import BLOCKS, LanePlan
 from swathe.training.lanes import LaneBlock, LaneReport
 from swathe.training.recipe import Recipe, recipe_from_config
@@ -269,7 +270,7 @@ class LaneEngine:
             return True
         trial.program, trial.lane = block.program, self._free_lane()
         data, steps = block.lanes.dataset, block.lanes.steps
-        facts = recipe_facts(trial.recipe, data.classes, data.baseline_loss, steps, self._setup.metric)
+        facts = recipe_facts(trial.recipe, dataset_facts(data), steps, self._setup.metric)
         trial.diagnosis = TrialDiagnosis(self._setup.diagnosis, facts)
         block.trials[trial.number] = trial
         note = {"swathe.lane_note": plan.note} if plan.note else {}

@@ -454,12 +454,13 @@ class Pace:
 
 
 def _train_recipe(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | None:
+    from swathe.training.diagnose_facts import dataset_facts
     from swathe.training.recipe import recipe_from_config
     from swathe.training.solo import Solo
 
     solo = Solo(recipe_from_config(job.config), device=setup.device, cache=setup.data)
     data = solo.dataset
-    facts = recipe_facts(solo.recipe, data.classes, data.baseline_loss, solo.steps, setup.metric)
+    facts = recipe_facts(solo.recipe, dataset_facts(data), solo.steps, setup.metric)
     diagnosis = TrialDiagnosis(setup.diagnosis, facts)
     dataset = {"swathe.dataset": data.name, "swathe.dataset_digest": data.digest}
     channel.emit(Note(job.trial, {**dataset, **fact_tags(facts)}))

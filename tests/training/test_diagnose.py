@@ -653,6 +653,82 @@ def test_a_broken_setup_is_said_as_soon_as_it_can_be_known() -> None:
     assert first_at(Symptom.BROKEN_SETUP, FAULTS[Symptom.BROKEN_SETUP]["labels of other inputs"][0]) == 6
 
 
+LEARNED = learning(20)
+STUCK = [1.39 - 0.001 * report for report in range(20)]
+FOUR = Facts(classes=4)
+
+
+@pytest.mark.parametrize(
+    ("history", "facts", "report"),
+    [
+        # Frozen layers, whose gradient is no small one.
+        (healthy(20, grad_norm_first=0.0), TEN, 3),
+        (healthy(20, grad_norm_last=0.0), TEN, 3),
+        (
+            healthy(20, train=FLAT, val=FLAT, grad_norm_first=0.0, grad_norm_last=0.0, grad_norm=0.0, dead_units=0.0),
+            TEN,
+            3,
+        ),
+        # Shuffled labels that are slow to learn by heart.
+        (reports(STUCK, [1.42] * 20, val_accuracy=0.25), FOUR, 14),
+        # Of classes of different sizes, naming the commonest is right in two of three.
+        (
+            reports([0.64 - 0.01 * report for report in range(20)], [0.66] * 20, val_accuracy=0.66),
+            Facts(classes=2, baseline_loss=0.64, val_baseline_loss=0.64, base_accuracy=0.66),
+            6,
+        ),
+        # Targets of validation that are nearer to their mean.
+        (
+            reports([1.0 - 0.02 * report for report in range(20)], [0.81 + 0.01 * report for report in range(20)]),
+            Facts(baseline_loss=1.0, val_baseline_loss=0.8),
+            6,
+        ),
+        # What bounded activations hide.
+        (healthy(20, saturated_units=0.7, first_loss=2.31), TEN, 1),
+        # A regression whose targets are far from 0.
+        (reports([90.0, 80.0, 70.0], first_loss=95.0), Facts(baseline_loss=1.0), 1),
+    ],
+)
+def test_a_setup_is_broken_in_training(history: list[Report], facts: Facts, report: int) -> None:
+    assert first_at(Symptom.BROKEN_SETUP, history, facts) == report
+
+
+@pytest.mark.parametrize(
+    ("history", "facts"),
+    [
+        # A layer of dead or saturated units has no gradient either.
+        (healthy(20, train=FLAT, val=FLAT, grad_norm_first=0.0, dead_units=0.3), TEN),
+        (healthy(20, train=FLAT, val=FLAT, grad_norm_first=0.0, saturated_units=0.3), TEN),
+        # Nothing is left to learn.
+        (reports([0.0] * 20, [0.1] * 20, grad_norm_first=0.0, grad_norm_last=0.0, grad_norm=0.0), TEN),
+        # Two reports may be so by chance.
+        (healthy(20, grad_norm_first=[0.3, 0.0, 0.0] + [0.3] * 17), TEN),
+        # A rate that is too high saturates as well, and the loss tells.
+        (healthy(3, train=[8.0, 8.0, 8.0], val=[8.0] * 3, saturated_units=0.9), TEN),
+        # Saturated later, by learning.
+        (healthy(20, saturated_units=[0.1] + [0.9] * 19), TEN),
+        # One batch is too few to know a regression's loss by.
+        (reports(LEARNED, first_loss=95.0), Facts(baseline_loss=2.0)),
+        # Classes of different sizes: untrained, a network costs more than the guess that knows their shares.
+        (reports([0.2, 0.1, 0.05], first_loss=0.72), Facts(classes=2, baseline_loss=0.1)),
+    ],
+)
+def test_a_setup_is_not_broken(history: list[Report], facts: Facts) -> None:
+    assert Symptom.BROKEN_SETUP not in said(history, facts)
+
+
+def test_small_weights_that_let_only_the_bias_learn_vanish() -> None:
+    history = healthy(5, train=FLAT[:5], val=FLAT[:5], grad_norm=0.11, grad_norm_first=4e-7, grad_norm_last=6e-4)
+    assert first_at(Symptom.VANISHING, history) == 3
+
+
+def test_a_slope_is_that_of_validation_where_training_is_noisier() -> None:
+    val = [1.1 - 0.0006 * report for report in range(20)]
+    history = reports(noisy([1.1] * 20, 0.01), val, update_ratio=2.5e-5, grad_norm=0.9)
+    assert Symptom.LR_TOO_LOW in said(history, Facts(classes=3))
+    assert Symptom.LR_TOO_LOW not in said(reports(noisy([1.1] * 20, 0.01), update_ratio=2.5e-5), Facts(classes=3))
+
+
 def test_confident_mistakes_are_no_broken_setup() -> None:
     history = healthy(20, val=[3.0] * 20, val_accuracy=0.6)
     assert Symptom.BROKEN_SETUP not in said(history)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -57,14 +56,6 @@ class Dataset:
     test_y: Tensor
     classes: int
     image_shape: tuple[int, int, int] | None
-
-    @property
-    def baseline_loss(self) -> float | None:
-        """The squared error of the best constant answer to a regression; None for classes and for equal targets."""
-        if self.classes:
-            return None
-        variance = float(self.train_y.double().var(correction=0))
-        return variance if 0 < variance < math.inf else None
 
     def to(self, device: str) -> Dataset:
         """Return the dataset on `device`; the copy is kept for the next trial."""

@@ -26,7 +26,7 @@ says nothing; only losses and gradient norms that are not finite say something t
 What the symptoms mean
 ----------------------
 Each has a plain definition, whose numbers are the defaults of `Thresholds`, and what must hold besides, because healthy
-runs meet the plain definition too. A loss is measured by what guessing costs: ln(classes), or `Facts.baseline_loss`,
+runs meet the plain definition too. A loss is measured by what guessing costs: `Facts.baseline_loss`, or ln(classes),
 or the loss at the start where neither is known. A change below `flat` (1 %) of that is none, so that ratios of losses
 near zero mean nothing; a loss below `good` (10 %) of it, above the least that it can be, is good.
 
@@ -34,13 +34,22 @@ near zero mean nothing; a loss below `good` (10 %) of it, above the least that i
   norm above 1000 times its running median (of the last `window` reports). The last only if it is also above that of the
   first report and a loss jumps by `diverged_jump` (10 %) of guessing at once: a run that leaves a plateau has such a
   gradient while its loss falls, a clipped one survives it, and a converged one has a median near 0.
-* broken set-up: one batch cannot be learned by heart (loss below 0.01 in 200 steps at rate 1e-3). In training too, as a
-  tag: the untrained loss is above `broken_start` (3) times ln(classes), so that inputs or initialisation are out of
-  scale; or the training loss is below guessing by `broken_fall` (3 %), while validation never was and has not improved
-  for `broken_reports` (3), nor is its accuracy better than guessing's by 5 points, as with shuffled labels.
-* vanishing: the first layer's gradient is below 1e-4 of the last one's while the loss moves by less than `flat`. For
-  `vanishing_reports` (3) in a row, as loss and gradient of a deep network may be so for a moment; silent where the loss
-  is good (then being flat is natural) and where dead units explain it.
+* broken set-up: one batch cannot be learned by heart: its loss is not below `broken_loss` (0.01) in 200 steps at rate
+  1e-3, nor below `broken_stuck` (half) of guessing, and no longer falls. That loss alone is too strict: of 60 healthy
+  networks 47, most with sigmoids or few units, need more steps, or have no room for a batch. In training too, as a tag:
+  - the untrained loss is above `broken_start` (3) times ln(classes), or that of a regression, a square, above 3 * 3
+    times guessing over the first report as well; or bounded activations are saturated there by more than
+    `broken_saturated` (half): inputs, targets or initialisation are out of scale;
+  - the training loss is below guessing by `broken_fall` (3 %), or below the validation loss by as much of guessing,
+    while validation never was below and has not improved for `broken_reports` (3), nor is its accuracy better than
+    guessing's by 5 points, as with shuffled labels. Guessing is that of each part, see `dataset_facts`: classes of
+    different sizes and a small validation part look learned otherwise;
+  - the gradient of the first or the last weights is exactly 0 for as many reports, as of frozen layers. Silent where
+    dead or saturated units may be why, unless the loss falls.
+* vanishing: the first layer's gradient is below 1e-4 of the last one's, or of the whole, as the last layer's bias alone
+  has one where small weights let nothing through, while the loss moves by less than `flat`. For `vanishing_reports`
+  (3) in a row, as loss and gradient of a deep network may be so for a moment; silent where the loss is good (then being
+  flat is natural) and where dead units explain it.
 * dead relu: more than half of the units are 0 for a whole batch, in `dead_reports` (2) reports in a row.
 * lr too high: the loss turns in more than 60 % of `lr_too_high_reports` (10, at least 6) with an amplitude above 10 %
   of its mean. Mere noise turns in two of three, so that all hangs on the amplitude, the median step between reports: it
@@ -52,7 +61,7 @@ near zero mean nothing; a loss below `good` (10 %) of it, above the least that i
   twice as high before (a schedule's end), rises (a warm-up), the loss is good, the gradient is below a tenth of the
   first (converged) or vanishes, or units are dead. Adam's updates are above 1e-5 at any rate in use, so a ratio below
   `lr_too_low_slow` (5e-4, half of what is healthy) counts too if the loss has fallen in a straight line from the start
-  and is still above half of guessing.
+  and is still above half of guessing. Slopes are those of the validation loss where it is the less noisy one.
 * overfitting: the validation loss is 5 % above its minimum while the training loss fell. Both are medians of three
   reports, `overfitting_reports` (3) or more after the minimum. The rise and the fall must exceed what the noise of that
   loss makes likely in so many reports: `overfitting_noise` (1.5) * sigma * sqrt(2 ln n), sigma from second differences,
@@ -64,7 +73,9 @@ near zero mean nothing; a loss below `good` (10 %) of it, above the least that i
 * space too narrow: the best 5 % of trials, of 20 or more, are within 5 % of an edge of a range. At least
   `narrow_trials` (3) of them, as the single best of 20 is at an edge of a parameter without influence in one case of
   ten; `narrow_share` (75 %) suffices, and must be less likely than `narrow_chance` (1 %) for such a parameter, which
-  is what counts where a range has few values. Silent where the range cannot be widened.
+  is what counts where a range has few values. Where fewer than `narrow_trials` of all trials are within 5 %, the edge
+  reaches as far as that many are, at most `narrow_reach` (20 %), and the best trial must be the last before the end: of
+  24 random trials one is within 5 %. Silent where the range cannot be widened.
 """
 
 from __future__ import annotations
@@ -380,30 +391,31 @@ def _lr_too_low(run: Run) -> Finding | None:
     updates = [one.update for one, _ in last if one.update is not None]
     if len(updates) < len(last) or max(updates) >= slow:
         return None
-    losses = _steadiest(last)
+    losses, first = _steadiest(run, last)
     early, late = _slopes(losses)
     tolerance = 0.1 * thresholds.flat * unit
     if abs(late - early) > max(thresholds.lr_too_low_bend * max(abs(early), abs(late)), tolerance):
         return None
-    if max(early, late) > tolerance or (max(updates) >= low and not _is_straight(run, losses)):
+    if max(early, late) > tolerance or (max(updates) >= low and not _is_straight(run, losses, first)):
         return None
     evidence = (
-        f"An update is {number(report.update)} of the weights' size, and the training loss changes by "
+        f"An update is {number(report.update)} of the weights' size, and the loss changes by "
         f"{number((losses[-1] - losses[0]) / (len(losses) - 1))} a report without bending, "
         f"at {number(losses[-1])} at report {report.number}."
     )
     return Finding(Symptom.LR_TOO_LOW, evidence, f"{_other_rate(run, 'Raise')}.", Action.TAG)
 
 
-def _steadiest(last: Sequence[tuple[Report, float]]) -> list[float]:
-    """Return the losses that a slope is read from: those of validation, always of the same examples, where they fall.
+def _steadiest(run: Run, last: Sequence[tuple[Report, float]]) -> tuple[list[float], float | None]:
+    """Return the losses that a slope is read from, and their first: those of validation where these are less noisy.
 
     Of a few steps with a few examples each, the training losses of two reports differ by more than what was learned.
     """
     losses = [train for _, train in last]
-    vals = [report.val for report, _ in last if report.val is not None and math.isfinite(report.val)]
-    falls = len(vals) == len(losses) and vals[-1] < vals[0]
-    return vals if falls and noise(vals) < noise(losses) else losses
+    vals = [val for report, _ in last if (val := finite(report.val)) is not None]
+    if len(vals) == len(losses) and vals[-1] < vals[0] and noise(vals) < noise(losses):
+        return vals, run.first_val
+    return losses, run.first_train
 
 
 def _moves_freely(run: Run) -> bool:
@@ -423,9 +435,8 @@ def _slopes(losses: Sequence[float]) -> tuple[float, float]:
     return (losses[half - 1] - losses[0]) / max(1, half - 1), (losses[-1] - losses[half]) / max(1, half - 1)
 
 
-def _is_straight(run: Run, losses: Sequence[float]) -> bool:
+def _is_straight(run: Run, losses: Sequence[float], first: float | None) -> bool:
     """Say whether the loss falls at the end as fast as it did on the whole, and has come down less than half way."""
-    first = run.first_train if losses[-1] == run.report.train else run.first_val
     if first is None or run.is_within(0.5):
         return False
     fall = (losses[0] - losses[-1]) / (len(losses) - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from swathe.training.symptoms import Facts
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from swathe.training.data import Dataset
 
 
+# A worker asks for each of its trials.
+@lru_cache(maxsize=4)
 def dataset_facts(
     dataset: Dataset, *, label_smoothing: float = 0.0, steps_per_report: int | None = None, objective: str = "val_loss"
 ) -> Facts:

@@ -185,10 +185,13 @@ def _narrow(
     best = [value for _, _, value in ranked[:wanted]]
     if len(having) < thresholds.narrow_finished_trials or len(best) < thresholds.narrow_trials:
         return
-    edge = thresholds.narrow_edge
+    places = [span.place(value) for _, value in having]
     for low in (True, False):
-        places = [span.place(value) for value in best]
-        at_edge = sum(place <= edge if low else place >= 1 - edge for place in places)
+        edge = _reach(places, thresholds, low=low)
+        # In a sparse sweep hardly any trial is near enough: then the best must also be the last one before the end.
+        if edge > thresholds.narrow_edge and span.place(best[0]) != (min(places) if low else max(places)):
+            continue
+        at_edge = sum(_is_within(span.place(value), edge, low=low) for value in best)
         chance = _at_least(at_edge, len(best), span.chance(edge, low=low))
         bound = span.wider(low=low)
         if at_edge < thresholds.narrow_share * len(best) or chance >= thresholds.narrow_chance or bound is None:
@@ -200,6 +203,17 @@ def _narrow(
         )
         advice = f"Widen the range of {name}: a {word} end of {number(bound)}."
         yield NarrowSide(name, low, bound, Finding(Symptom.SPACE_TOO_NARROW, evidence, advice, Action.TAG))
+
+
+def _reach(places: Sequence[float], thresholds: Thresholds, *, low: bool) -> float:
+    """Return how much of a range is its edge: `narrow_edge`, or up to `narrow_reach` for enough trials to be there."""
+    distances = sorted(place if low else 1 - place for place in places)
+    return min(max(thresholds.narrow_edge, distances[thresholds.narrow_trials - 1]), thresholds.narrow_reach)
+
+
+def _is_within(place: float, edge: float, *, low: bool) -> bool:
+    # A distance that is the edge itself must not be lost to rounding.
+    return (place if low else 1 - place) <= edge
 
 
 def _numeric(value: object) -> float | None:

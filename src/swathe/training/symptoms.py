@@ -173,6 +173,7 @@ class Thresholds:
     # The best trials, the width of an edge, how many trials there must be, and how many of the best at an edge.
     narrow_best: float = 0.05
     narrow_edge: float = 0.05
+    narrow_reach: float = 0.2
     narrow_finished_trials: int = 20
     narrow_trials: int = 3
     narrow_share: float = 0.75
@@ -204,6 +205,7 @@ _SHARES = frozenset(
         "dead_share",
         "narrow_best",
         "narrow_edge",
+        "narrow_reach",
         "narrow_share",
         "narrow_chance",
     }
