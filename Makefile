@@ -10,7 +10,7 @@ help:
 	@echo "make test        the tests (make test-all: the slow ones too)"
 	@echo "make lint        ruff, mypy and the import contracts (make format: mend the layout)"
 	@echo "make bench       the benchmarks, against their peers; writes benchmarks/results/*.json"
-	@echo "make results     the ready sweeps that test a claim (some twenty minutes); writes docs/results/"
+	@echo "make results     the ready sweeps that test a claim (some fifteen minutes); writes docs/results/"
 	@echo "make clean       remove caches and build outputs; .venv and .swathe stay"
 
 quickstart: setup
