@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
-from scipy import stats
-
-CONFIDENCE = 0.95
+from swathe.reporting.stats import mean_interval, wilson_interval
 
 Setting = TypeVar("Setting")
 
@@ -47,21 +45,16 @@ def interval(values: Iterable[float]) -> Interval:
     count = len(numbers)
     if not numbers or not all(map(math.isfinite, numbers)):
         return Interval(math.nan, math.nan, math.nan, count)
-    mean = math.fsum(numbers) / count
     if count == 1:
-        return Interval(mean, -math.inf, math.inf, count)
-    error = math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / (count - 1) / count)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
-    return Interval(mean, mean - half, mean + half, count)
+        return Interval(numbers[0], -math.inf, math.inf, count)
+    mean, ends = mean_interval(numbers)
+    return Interval(mean, ends.low, ends.high, count)
 
 
 def share(hits: int, count: int) -> Interval:
     """Return a share with Wilson's interval (1927), which is no point where all or none are hits."""
-    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-    part = hits / count
-    middle = (part + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(part * (1 - part) / count + z * z / (4 * count * count))
-    return Interval(part, max(0.0, middle - half), min(1.0, middle + half), count)
+    ends = wilson_interval(hits, count)
+    return Interval(hits / count, ends.low, ends.high, count)
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Interval:

@@ -11,14 +11,13 @@ from typing import Any
 
 import yaml
 
-from swathe.diagnosis import TAG, symptoms_of
+from swathe.diagnosis import TAG, count_symptoms, symptoms_of
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import Config, Direction, TrialState, Value
 from swathe.home import Home, SweepCard, SweepFolder, describe_driver
 from swathe.records import Records, TrialRun
 from swathe.study import PastTrial, Study
 from swathe.tracking import shown
-from swathe.training.diagnose import Symptom
 
 _HIGHER_IS_BETTER = re.compile(r"acc|auc|f1|precision|recall|r2|reward|score|examples_per_second")
 # Metrics of a sweep's own run that say how full its lanes are, by the names that `swathe status` has for them.
@@ -193,12 +192,9 @@ def leaders(home: Home, name: str, *, top: int) -> tuple[Overview, list[Row]]:
     rows = []
     for past in best_first:
         metrics = {card.metric: _last(past), **json.loads(str(past.attrs.get("metrics", "{}")))}
-        rows.append(Row(past.number, "", past.state.value, metrics, past.params, _symptoms(past)))
+        symptoms = symptoms_of(past.attrs.get("diagnosis"))
+        rows.append(Row(past.number, "", past.state.value, metrics, past.params, symptoms))
     return _overview(home, name, card, history, driver), rows
-
-
-def _symptoms(past: PastTrial) -> tuple[Symptom, ...]:
-    return symptoms_of(past.attrs.get("diagnosis"))
 
 
 def _rank(value: float | None, partial: bool, number: int, sign: float) -> tuple[bool, bool, float, int]:
@@ -218,7 +214,7 @@ def _overview(
     failures: Counter[str] = Counter(
         str(past.attrs.get("reason", "unknown")) for past in history if past.state is TrialState.FAILED
     )
-    symptoms = Counter(str(symptom) for past in history if past.state.final for symptom in _symptoms(past))
+    symptoms = count_symptoms(past.attrs.get("diagnosis") for past in history if past.state.final)
     winner = _winner(history, Direction(card.direction))
     return Overview(
         name=name,

@@ -123,6 +123,11 @@ def symptoms_of(listed: object) -> tuple[Symptom, ...]:
     return tuple(Symptom(name) for name in str(listed or "").split(",") if name in known)
 
 
+def count_symptoms(listed: Iterable[object]) -> Counter[str]:
+    """Return how many of many trials' lists have each symptom."""
+    return Counter(str(symptom) for one in listed for symptom in symptoms_of(one))
+
+
 def counts_text(counts: Mapping[str, int]) -> str:
     """Return how many trials have each symptom in one line, most first: `3 diverged, 2 lr_too_high`."""
     return ", ".join(f"{count} {symptom}" for symptom, count in Counter(counts).most_common())

@@ -12,6 +12,7 @@ from swathe.errors import BadInputError
 from swathe.home import open_home
 from swathe.training import recipe
 from swathe.training.data import find
+from swathe.training.sources import ORIGINS
 
 _PACKAGES = ("swathe", "torch", "ray", "optuna", "mlflow", "hydra-core")
 
@@ -32,7 +33,7 @@ def examine() -> dict[str, Any]:
     home = open_home()
     findings["working folder"] = str(home.path)
     findings["sweeps launched here"] = str(len(home.sweeps()))
-    for name in ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100"):
+    for name in ("digits", *ORIGINS):
         findings[f"data: {name}"] = _data(name)
     return findings
 

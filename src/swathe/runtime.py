@@ -20,7 +20,7 @@ from swathe import pruners
 from swathe.cluster import ClusterPlan, InlinePool, Pool, PoolEvent, RayPool
 from swathe.config import ComposedSweep
 from swathe.controller import ALONE, Budget, Controller
-from swathe.diagnosis import TAG, counts_text, finding_tags, rule_of, symptoms_of
+from swathe.diagnosis import TAG, count_symptoms, counts_text, finding_tags, rule_of
 from swathe.errors import BadInputError
 from swathe.events import (
     Ask,
@@ -319,9 +319,7 @@ class _Session:
             key=structure_of(plan),
             history=history,
         )
-        self._symptoms = Counter(
-            str(symptom) for past in history if past.state.final for symptom in symptoms_of(past.attrs.get("diagnosis"))
-        )
+        self._symptoms = count_symptoms(past.attrs.get("diagnosis") for past in history if past.state.final)
         self._epochs_before = self._controller.epochs
         best = self._controller.best
         self._best_params = {past.number: past.params for past in history if best and past.number == best[0]}
@@ -509,7 +507,7 @@ class _Session:
         found = finding_tags(live.found(command.step))
         if found:
             attrs["diagnosis"] = found[TAG]
-            self._symptoms.update(map(str, symptoms_of(found[TAG])))
+            self._symptoms += count_symptoms([found[TAG]])
         self._study.tell(command.trial, command.state, command.value, attrs)
         tags = {**live.tags, **found, "swathe.state": _state_tag(command)}
         if command.traceback:

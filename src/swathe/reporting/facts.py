@@ -18,7 +18,7 @@ from swathe.events import Config, Direction, TrialState
 from swathe.home import Home
 from swathe.records import Records, TrialRun
 from swathe.reporting.stats import Axis, Fate, SweptTrial, best_of
-from swathe.study import PastTrial, Study
+from swathe.study import PastTrial
 from swathe.tracking import shown
 
 # Learning curves of so many of the best trials are shown.
@@ -87,9 +87,9 @@ class SweepFacts:
 
 def read(home: Home, name: str) -> SweepFacts:
     """Read everything; raises `BadInputError` when no trial of the sweep is over yet."""
-    folder, card = home.existing(name)
+    _, card = home.existing(name)
     overview = analysis.leaders(home, name, top=0)[0]
-    study = Study.load(name, folder=folder.path, storage=card.storage)
+    study = analysis.open_study(home, name)
     try:
         history = study.history()
         axes = _axes(study.optuna_study)

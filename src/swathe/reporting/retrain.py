@@ -109,14 +109,13 @@ class _SideBySide:
         from swathe.training import lane_compiler
         from swathe.training.data import load
         from swathe.training.lane_plan import LanePlan
-        from swathe.training.lanes import can_lane, geometry_of
-        from swathe.training.recipe import ResNet
+        from swathe.training.lanes import geometry_of
+        from swathe.training.structure import can_lane, is_slow_to_trace
 
         geometry = geometry_of(recipe, load(recipe.data, self._cache), self._device)
         if lane_compiler.is_compiled(geometry, self._cache):
             return LanePlan(self._lanes, "compiled")
-        # To trace a ResNet takes longer than its lanes save.
-        if self._lanes == 1 or isinstance(recipe.model, ResNet) or can_lane(recipe):
+        if self._lanes == 1 or is_slow_to_trace(recipe) or can_lane(recipe):
             return LanePlan(1, "solo")
         return LanePlan(self._lanes, "eager")
 

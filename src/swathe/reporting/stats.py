@@ -161,7 +161,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, Interval]:
 
 
 def share_interval(hits: int, draws: int) -> Interval:
-    """Return the interval for a share of which `draws` trials have shown `hits` (Wilson 1927).
+    """Return the interval for a share of which `draws` trials have shown `hits`, Wilson's where there are both.
 
     Without a hit, 0 to the share that would show none in `draws` with a chance of 5 %, which is about 3 / draws: the
     rule of three (Hanley & Lippman-Hand 1983), in its exact form as `draws` is small. With hits alone, its mirror.
@@ -172,6 +172,11 @@ def share_interval(hits: int, draws: int) -> Interval:
         return Interval(0.0, 1 - (1 - CONFIDENCE) ** (1 / draws))
     if hits == draws:
         return Interval((1 - CONFIDENCE) ** (1 / draws), 1.0)
+    return wilson_interval(hits, draws)
+
+
+def wilson_interval(hits: int, draws: int) -> Interval:
+    """Return the interval for a share of one draw or more (Wilson 1927), no point where all or none are hits."""
     share, spread = hits / draws, _Z**2 / draws
     centre = share + spread / 2
     half = _Z * math.sqrt(share * (1 - share) / draws + spread / (4 * draws))

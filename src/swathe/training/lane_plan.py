@@ -18,9 +18,9 @@ from swathe.training import lane_compiler
 from swathe.training.data import load
 from swathe.training.lane_program import Geometry
 from swathe.training.lanes import LaneBlock, geometry_of
-from swathe.training.recipe import Recipe, ResNet
+from swathe.training.recipe import Recipe
 from swathe.training.solo import Solo
-from swathe.training.structure import can_lane, structural_key
+from swathe.training.structure import can_lane, is_slow_to_trace, structural_key
 
 # The numbers of lanes that are tried, as long as each makes a step of a lane cheaper.
 _TRIED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -121,7 +121,7 @@ class Planner:
 
     def _too_slow_to_trace(self, recipe: Recipe) -> str:
         """Return one line when the tracing alone would cost more than a sweep's lanes save, else ""."""
-        if self._slots is not None or not isinstance(recipe.model, ResNet):
+        if self._slots is not None or not is_slow_to_trace(recipe):
             return ""
         return "lanes of a ResNet take a minute to trace, so its trials train alone; lanes.slots makes them lanes."
 

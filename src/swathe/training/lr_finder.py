@@ -21,9 +21,9 @@ from swathe.training import lane_compiler
 from swathe.training.data import load
 from swathe.training.lane_plan import lane_bytes
 from swathe.training.lanes import LaneBlock, geometry_of
-from swathe.training.recipe import Recipe, ResNet, Schedule
+from swathe.training.recipe import Recipe, Schedule
 from swathe.training.solo import Solo
-from swathe.training.structure import can_lane
+from swathe.training.structure import can_lane, is_slow_to_trace
 
 Array = NDArray[np.float64]
 
@@ -85,7 +85,7 @@ def why_ramp(recipe: Recipe, device: str, cache: Path) -> str | None:
 
     Raises `BadInputError` for a recipe or data that is refused.
     """
-    if isinstance(recipe.model, ResNet):
+    if is_slow_to_trace(recipe):
         return "lanes of a ResNet take a minute to trace"
     if reason := can_lane(recipe):
         return reason.rstrip(".")

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 
-from swathe.training.recipe import IMAGE_SHAPES, MODELS, Recipe
+from swathe.training.recipe import IMAGE_SHAPES, MODELS, Recipe, ResNet
 
 # Of a model's options, those that change values and not the program.
 _VALUES = ("init",)
@@ -47,6 +47,11 @@ def can_lane(recipe: Recipe) -> str | None:
     if recipe.precision == "fp16":
         return "precision: 'fp16' skips steps, which a lane cannot do beside others, so the trial is trained alone."
     return _why_not(_Structure(structural_key(recipe), recipe))
+
+
+def is_slow_to_trace(recipe: Recipe) -> bool:
+    """Whether tracing lanes costs more than a sweep's lanes save: a ResNet's take a minute."""
+    return isinstance(recipe.model, ResNet)
 
 
 @dataclass(frozen=True, slots=True)
