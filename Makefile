@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Two files at a time: tests that wait for Ray, MLflow or a browser leave the machine to the others.
 BOTH := -n 2 --dist loadfile
 
-.PHONY: help quickstart setup system-packages test test-slow test-all lint format bench results clean
+.PHONY: help quickstart setup system-packages test test-slow test-all lint format bench results simulate clean
 
 help:
 	@echo "make quickstart  install into .venv, run the quickstart sweep on real data, show the result"
@@ -11,6 +11,7 @@ help:
 	@echo "make lint        ruff, mypy and the import contracts (make format: mend the layout)"
 	@echo "make bench       the benchmarks, against their peers; writes benchmarks/results/*.json"
 	@echo "make results     the ready sweeps that test a claim (some fifteen minutes); writes docs/results/"
+	@echo "make simulate    simulated sweeps with faults, 1,000 of them (N=10000: as many as you like)"
 	@echo "make clean       remove caches and build outputs; .venv and .swathe stay"
 
 quickstart: setup
@@ -42,7 +43,9 @@ format: setup
 
 bench: setup
 	$(BIN)/python benchmarks/pruners.py
+	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/lanes.py
+	$(BIN)/python benchmarks/health.py
 	$(BIN)/python benchmarks/digits.py --repeat 5
 	$(BIN)/python benchmarks/fashion_mnist.py --repeat 5
 	$(BIN)/python benchmarks/memory.py
@@ -51,6 +54,12 @@ bench: setup
 
 results: setup
 	$(BIN)/python -m scripts.results
+
+# How many simulated sweeps.
+N ?= 1000
+
+simulate: setup
+	$(BIN)/python -m tests.simulation $(N)
 
 clean:
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -24,6 +24,7 @@ def rows(results: Path) -> Iterator[tuple[str, ...]]:
     for name in ("digits", "fashion_mnist"):
         yield from _gpu(name, _read(results / f"{name}.json"))
     yield from _lanes(_read(results / "lanes.json"))
+    yield from _health(_read(results / "health.json"))
     yield from _overhead(_read(results / "overhead.json"))
     for row in _read(results / "pruners.json").get("rows", []):
         if row["trials"] == 10_000:
@@ -77,6 +78,13 @@ def _lanes(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
                 what = f"{network['network']} on {network['device']}, a lane-step with {_counted(row['lanes'])}"
                 figure = f"{ours:.0f} us (limit {row['limit']:.0f} us)"
                 yield what, figure, f"a step alone {solo:.0f} us", f"{solo / ours:.1f}x", "lanes"
+
+
+def _health(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    for row in content.get("rows", []):
+        what = f"an epoch of {_counted(row['lanes'])} of {row['network']}, with its health"
+        ours, bare = f"{row['with_ms']:.1f} ms", f"without it {row['without_ms']:.1f} ms"
+        yield what, ours, bare, f"{row['percent']:+.1f} %", "health"
 
 
 def _overhead(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -80,7 +80,7 @@ def test_the_budget_is_no_part_of_the_identity(sweep: str) -> None:
 
 def test_every_threshold_of_the_diagnosis_can_be_set(sweep: str) -> None:
     options = compose_sweep(sweep, ()).values["diagnosis"]
-    assert options == {"enabled": True, "stop": True, **asdict(Thresholds())}
+    assert options == {"enabled": True, "stop": True, "layers": "ends", **asdict(Thresholds())}
     changed = compose_sweep(sweep, ["diagnosis.window=60", "diagnosis.flat=1", "diagnosis.stop=false"])
     assert rule_of(changed.values["diagnosis"]) == Rule(Thresholds(window=60, flat=1.0), stop=False)
 

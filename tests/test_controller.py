@@ -27,6 +27,7 @@ from swathe.events import (
     Failed,
     Finished,
     Keep,
+    Kill,
     Proposal,
     Proposed,
     Record,
@@ -294,6 +295,56 @@ def test_a_resumed_sweep_runs_what_was_left_first() -> None:
     assert not of(controller.handle(report(1, 1, 0.4)), Record)
     (ask,) = of(commands, Ask)
     assert ask.count <= 2
+
+
+def test_a_worker_that_hangs_is_killed_and_its_trial_fails_in_the_end() -> None:
+    controller = make(retries=1, trial_timeout=5.0)
+    start(controller)
+    controller.handle(Tick(3.0))
+    controller.handle(report(0, 1, 0.3))
+    assert not of(controller.handle(Tick(7.9)), Kill)
+    (kill,) = of(controller.handle(Tick(8.0)), Kill)
+    assert kill == Kill("w", "nothing was heard of its trials for 5 s")
+    assert not of(controller.handle(Tick(8.5)), Kill), "once"
+    controller.handle(WorkerLost("w", kill.reason))
+    controller.handle(WorkerReady("v"))
+    (kill,) = of(controller.handle(Tick(20.0)), Kill)
+    (tell,) = of(controller.handle(WorkerLost("v", kill.reason)), Tell)
+    assert tell.state is TrialState.FAILED
+    assert tell.reason.endswith("nothing was heard of its trials for 5 s")
+
+
+def test_a_worker_without_a_trial_may_be_silent_and_one_that_was_told_to_stop_may_not() -> None:
+    controller = make(trial_timeout=5.0, budget=Budget(trials=1))
+    assert not of(controller.handle(Tick(60.0)), Kill)
+    start(controller)
+    assert not of(controller.handle(Tick(64.0)), Kill), "it has a trial since 60 s"
+    controller.handle(StopAsked())
+    assert of(controller.handle(Tick(66.0)), Kill)
+    assert of(controller.handle(WorkerLost("w", "killed")), Done)
+
+
+def test_what_only_waited_behind_a_trial_that_kills_its_worker_does_not_count_as_tried() -> None:
+    controller = make(retries=0, budget=Budget(trials=50), ask_ahead=10)
+    start(controller)
+    controller.handle(report(0, 1, 0.3, seconds=0.001))
+    held = [a.trial for assign in of(controller.handle(Finished("w", 0)), Assign) for a in assign.assignments]
+    assert len(held) == 3
+    tells = of(controller.handle(WorkerLost("w", "killed")), Tell)
+    assert [tell.trial for tell in tells] == held[:1]
+
+
+@pytest.mark.parametrize("budget", [Budget(trials=9, epochs=2), Budget(trials=9, target=0.5)])
+def test_a_resumed_sweep_that_was_over_but_for_saying_so_trains_no_more(budget: Budget) -> None:
+    past = [
+        Past(0, {}, TrialState.COMPLETE, 0.5, {1: 0.6, 2: 0.5}),
+        Past(1, {"x": 1}, TrialState.RUNNING, None, {1: 0.4}),
+    ]
+    controller = make(history=past, budget=budget)
+    commands = controller.handle(WorkersStart(1))
+    assert of(commands, Suspend) == [Suspend(1)]
+    assert of(commands, Done)
+    assert controller.handle(WorkerReady("w")) == []
 
 
 # Lanes: trials of one structural key side by side.

@@ -21,6 +21,7 @@ from swathe.training.diagnose import Action, Symptom, Thresholds, diagnose
 from swathe.training.lanes import LaneBlock, LaneReport
 from swathe.training.recipe import TIMING_METRICS, Recipe, recipe_from_config
 from swathe.training.solo import Solo
+from swathe.training.symptoms import LAYER_NORMS
 from swathe.worker import Emitted, InlineChannel, Job, LaneUse, Note, ThreadChannel, WorkerSetup
 
 EPOCHS = 3
@@ -140,7 +141,9 @@ def untimed(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def alone(config: dict[str, Any], home: Path) -> list[dict[str, float]]:
     solo = Solo(recipe_from_config(config), "cpu", home / "data")
-    return [untimed(metrics) for _, metrics, _ in solo.reports(lambda: False)]
+    told = [untimed(metrics) for _, metrics, _ in solo.reports(lambda: False)]
+    # What is sent has no norms by layer.
+    return [{key: value for key, value in one.items() if not key.startswith(LAYER_NORMS)} for one in told]
 
 
 def test_lanes_are_trained_in_two_halves() -> None:
@@ -181,6 +184,18 @@ def test_findings_stop_a_trial_that_diverges_and_no_other(
     assert (facts.classes, facts.steps_per_report) == (2, 4)
     found = diagnose([report.metrics for report in played.reports(1)], facts)
     assert found == tuple(finding for report in played.reports(1) for finding in report.findings)
+
+
+@pytest.mark.parametrize("plan", [Plan(3), Plan(1, "solo")], ids=["lanes", "solo"])
+def test_norms_of_every_layer_are_sent_if_asked_for(
+    home: Path, config: Callable[..., dict[str, Any]], plan: Plan
+) -> None:
+    for layers in (False, True):
+        played = Played(home, Fixed(plan), layers=layers)
+        played.run(Job(0, config(epochs=1)))
+        (report,) = played.reports(0)
+        expected = ["grad_norm/01.linear1", "grad_norm/02.output"] if layers else []
+        assert [name for name in report.metrics if "/" in name] == expected
 
 
 def test_findings_that_are_tags_alone_stop_nothing(home: Path, config: Callable[..., dict[str, Any]]) -> None:

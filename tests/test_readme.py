@@ -45,6 +45,9 @@ RESULTS: dict[str, dict[str, Any]] = {
         "limit": {"us_per_step": 300.0, "ratio": 2.3, "remaining": 1.15},
         "gpu": {"device": "A GPU", "swathe": timing(5.0), "ray_tune": [timing(50.0, form="one process", ratio=10.0)]},
     },
+    "health": {
+        "rows": [{"network": "64-128-10 on digits", "lanes": 16, "with_ms": 20.5, "without_ms": 20.0, "percent": 2.43}]
+    },
     "lanes": {
         "networks": [
             {
@@ -83,6 +86,10 @@ RESULTS: dict[str, dict[str, Any]] = {
                 "the same, whole command | 20.0 s | Ray Tune 40.0 s | 2.00x",
                 "fashion_mnist on one A GPU | 5.0 s | Ray Tune, one process, 50.0 s | 10.0x",
             ],
+        ),
+        (
+            "health",
+            ["an epoch of 16 lanes of 64-128-10 on digits, with its health | 20.5 ms | without it 20.0 ms | +2.4 %"],
         ),
         (
             "lanes",

@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import RangeSweep
 from scipy import stats
 from scripts.results import __main__ as results
 from scripts.results import charts, statistics
-from scripts.results.claims import CLAIMS, mnist_headline, normalization, vanishing
+from scripts.results.claims import CLAIMS, mixed_precision, mnist_headline, normalization, vanishing
 from scripts.results.page import page
 from scripts.results.statistics import Interval, Verdict
 from scripts.results.trials import Record, Trial, accuracy, epochs_to, mean_curve, seconds_to, worse_than_a_guess
@@ -148,6 +148,13 @@ def test_only_mnist_shows_what_is_said_of_mnist() -> None:
     assert mnist_headline.accuracy_verdict("fashion_mnist", scores) == OPEN
 
 
+def test_only_fp16_shows_what_is_said_of_fp16() -> None:
+    twice = Interval(2.0, 1.9, 2.1, 5)
+    assert mixed_precision.speed_verdict("bf16", twice) == OPEN
+    assert mixed_precision.speed_verdict("fp16", twice) == YES
+    assert mixed_precision.speed_verdict("fp16", Interval(1.1, 1.0, 1.2, 5)) == NO
+
+
 # The ready sweeps, and the rules on worlds made up for them.
 
 
@@ -212,9 +219,17 @@ def best_at_one(point: Mapping[str, Any]) -> Reports:
     return ends(0.97 if point["optim.lr"] == 1.0 else 0.5)
 
 
+def has_a_method(point: Mapping[str, Any]) -> bool:
+    return point["regularization"] != "none" or point["augmentation"] != "none"
+
+
 def one_method_helps_half_the_seeds(point: Mapping[str, Any]) -> Reports:
-    helps = point["regularization"] != "none" and (point["regularization"] != "l2" or point["seed"] % 2 == 0)
+    helps = has_a_method(point) and (point["regularization"] != "l2" or point["seed"] % 2 == 0)
     return {**ends(0.9), "train_loss": [0.8 if helps else 0.1] * 4}
+
+
+def augmentation_makes_it_larger(point: Mapping[str, Any]) -> Reports:
+    return gaps(point) if point.get("augmentation") != "images" else {**ends(0.9), "train_loss": [0.05] * 4}
 
 
 def batches(point: Mapping[str, Any]) -> Reports:
@@ -236,7 +251,7 @@ def explosions(point: Mapping[str, Any]) -> Reports:
 
 
 def gaps(point: Mapping[str, Any]) -> Reports:
-    training = 0.1 if point["regularization"] == "none" else 0.8
+    training = 0.8 if has_a_method(point) else 0.1
     return {**ends(0.9), "train_loss": [training + 0.001 * point["seed"]] * 4}
 
 
@@ -271,6 +286,12 @@ def fast_headline(point: Mapping[str, Any]) -> Reports:
     return {**headline(point), "seconds": [0.5 * epoch for epoch in range(1, 21)]}
 
 
+def precisions(point: Mapping[str, Any], *, lost: float = 0.0, factor: float = 1.4) -> Reports:
+    half = point["precision"] != "fp32"
+    seconds = [epoch * (1 + 0.01 * point["seed"]) / (factor if half else 1.0) for epoch in range(1, 5)]
+    return {**ends(0.86 - (lost if half else 0.0)), "seconds": seconds, "grad_norm": [1.0] * 4}
+
+
 def optimisers(point: Mapping[str, Any]) -> Reports:
     name, rate = point["optim"], point["optim.lr"]
     epochs = {"sgd": 18, "momentum": 10}.get(name, 4)
@@ -279,6 +300,25 @@ def optimisers(point: Mapping[str, Any]) -> Reports:
 
 def sgd_wins(point: Mapping[str, Any]) -> Reports:
     return arrives(2 if point["optim"] == "sgd" else 15)
+
+
+def warmup_stands_more(point: Mapping[str, Any], *, with_warmup: float = 0.03, without: float = 0.003) -> Reports:
+    """Return a transformer's reports: with the norm first no warm-up is needed."""
+    most = with_warmup if point["schedule.warmup_steps"] or point["model.norm_first"] else without
+    return ends(0.95 if point["optim.lr"] <= most else math.nan)
+
+
+def small_rates_and_frozen_stages(point: Mapping[str, Any]) -> Reports:
+    freeze, factor, rate = point.get("transfer.freeze"), point.get("transfer.rate", 1.0), point["optim.lr"]
+    if freeze is None:
+        return at_rate(rate, 1e-3, 0.8)
+    return at_rate(rate, 1e-4 if factor == 1.0 else 1e-3, 0.85 if freeze == 0 else 0.9)
+
+
+def at_rate(rate: float, best: float, score: float) -> Reports:
+    """Return the reports of a network that is best at one rate."""
+    loss = 0.5 + abs(math.log10(rate / best))
+    return {"val_accuracy": [score - 0.1 * loss], "val_loss": [loss], "train_loss": [loss]}
 
 
 WORLDS: list[tuple[str, World, Verdict]] = [
@@ -293,9 +333,13 @@ WORLDS: list[tuple[str, World, Verdict]] = [
     ("exploding", lambda point: ends(0.95, grad_norm_max=[3.0] * 4), NO),
     ("regularization", gaps, YES),
     ("regularization", one_method_helps_half_the_seeds, OPEN),
+    ("regularization", augmentation_makes_it_larger, NO),
     ("normalization", batch_norm_stands_more, YES),
     ("normalization", batch_norm_stands_less, NO),
     ("normalization", lambda point: ends(0.95), OPEN),
+    ("warmup", warmup_stands_more, YES),
+    ("warmup", lambda point: warmup_stands_more(point, with_warmup=0.001), NO),
+    ("warmup", lambda point: warmup_stands_more(point, with_warmup=0.003), OPEN),
     ("schedules", schedules_help, YES),
     ("schedules", one_schedule_hurts, NO),
     ("schedules", lambda point: ends(0.85), OPEN),
@@ -303,6 +347,12 @@ WORLDS: list[tuple[str, World, Verdict]] = [
     ("early_stopping", lambda point: stops(point, lost=0.02), NO),
     ("mnist_headline", headline, OPEN),
     ("mnist_headline", fast_headline, NO),
+    ("mixed_precision", precisions, OPEN),
+    ("mixed_precision", lambda point: precisions(point, lost=0.02), NO),
+    ("mixed_precision", lambda point: precisions(point, factor=0.7), NO),
+    ("fine_tuning", small_rates_and_frozen_stages, YES),
+    ("fine_tuning", lambda point: at_rate(point["optim.lr"], 1e-3, 0.9 - 0.1 * point.get("transfer.freeze", 0)), NO),
+    ("fine_tuning", lambda point: ends(math.nan if point["optim.lr"] == 0.01 else 0.9), OPEN),
     ("optimizers_compared", optimisers, YES),
     ("optimizers_compared", sgd_wins, NO),
 ]

@@ -119,3 +119,45 @@ def test_others_cannot_read_the_spool(tmp_path: Path) -> None:
 
 def test_a_sweep_keeps_its_id(tmp_path: Path) -> None:
     assert sweep_id(tmp_path) == sweep_id(tmp_path)
+
+
+def test_what_is_staged_is_carried_once_the_study_is_said_to_have_it(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, {})
+    writer.add(["a"])
+    writer.stage()
+    reader = SpoolReader(tmp_path, writer.session)
+    assert reader.read() is None
+    writer.add(["b"])
+    assert writer.flush()
+    assert drain(reader) == [["a"], ["b"]]
+
+
+def test_what_a_dead_driver_had_staged_is_asked_about(tmp_path: Path) -> None:
+    first = SpoolWriter(tmp_path, {"session": 1})
+    first.add(["known"])
+    first.flush()
+    first.add(["staged", 1])
+    first.add(["staged", 2])
+    first.stage()
+    reader = SpoolReader(tmp_path, first.session)
+    assert drain(reader) == [["known"]]
+    reader.remove()
+    # The second dies before it has asked anybody, the third finds both in the study, and the fourth knows nothing.
+    SpoolWriter(tmp_path, {"session": 2})
+    third = SpoolWriter(tmp_path, {"session": 3})
+    assert third.unsure == [["staged", 1], ["staged", 2]]
+    third.add(["staged", 2])
+    third.flush()
+    fourth = SpoolWriter(tmp_path, {"session": 4})
+    assert fourth.unsure == []
+    assert drain(SpoolReader(tmp_path, fourth.session)) == [["staged", 2]]
+
+
+def test_a_file_that_ends_with_staged_records_is_left_to_the_next_session(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, {})
+    writer.add(["staged"])
+    writer.stage()
+    reader = SpoolReader(tmp_path, writer.session)
+    assert reader.read() is None
+    reader.remove()
+    assert len(list(tmp_path.glob("spool-*"))) == 1

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from swathe.errors import BadInputError
 from swathe.events import TrialState
 from swathe.records import Records
-from swathe.tracking import Recorder, SweepRecord, check_uri, shown, with_driver
+from swathe.tracking import Recorder, SweepRecord, check_uri, is_known, shown, with_driver
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,10 @@ recorder = Recorder.start(folder, sweep_record(folder))
 for number in range(20):
     run_trial(recorder, number)
 recorder.flush()
+# The study may have what follows, or not: the driver dies before it says so.
+for number in (20, 21):
+    run_trial(recorder, number)
+recorder.stage()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -157,6 +163,22 @@ def test_a_recorder_whose_driver_is_killed_finishes_and_ends(tmp_path: Path) -> 
     runs = records.trial_runs("e", "s")
     assert [run.number for run in runs] == list(range(20))
     assert len(records.history(runs[19].run_id)) == 3
+    # The next session asks the study: trial 20 has two of its reports there and no end, of 21 it knows nothing.
+    again = Recorder.start(tmp_path, sweep_record(tmp_path))
+    history = {number: Past(TrialState.COMPLETE, {0: 1.0, 1: 0.5, 2: 0.3}) for number in range(20)}
+    history[20] = Past(TrialState.RUNNING, {0: 1.0, 1: 0.5})
+    again.recall(lambda record: is_known(record, history))
+    again.flush()
+    assert again.close(60.0)
+    runs = records.trial_runs("e", "s")
+    assert [(run.number, run.state) for run in runs[19:]] == [(19, "complete"), (20, "running")]
+    assert len(records.history(runs[20].run_id)) == 2
+
+
+@dataclass(frozen=True)
+class Past:
+    state: TrialState
+    values: Mapping[int, float]
 
 
 def test_mlflow_that_is_away_is_told_once_and_nothing_is_lost(tmp_path: Path) -> None:

@@ -91,6 +91,12 @@ def hangs(params: Any) -> None:
         time.sleep(0.02)
 
 
+def hangs_above_a_half(params: Any) -> None:
+    swathe.report(val_loss=params.x, step=1)
+    while params.x > 0.5:
+        time.sleep(60)
+
+
 def diverges(params: Any) -> None:
     for step in range(1, STEPS + 1):
         value = params.x / step if params.x < 0.5 or step < 3 else float("nan")

@@ -73,8 +73,9 @@ def main(words: Sequence[str] | None = None) -> None:
     home = Home(options.home.absolute())
     for name in options.only:
         try:
-            if not is_complete(home, name):
-                launch(home, name)
+            for sweep in (*CLAIMS[name].before, name):
+                if not is_complete(home, sweep):
+                    launch(home, sweep)
             finding = write(CLAIMS[name], home, PAGES)
         except SwatheError as error:
             sys.exit(str(error))

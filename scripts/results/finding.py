@@ -38,7 +38,8 @@ class Finding:
 class Claim:
     """A claim, the sweep that tests it (its `name`), and the rule of its verdict; `read` applies the rule.
 
-    `text` is the claim, `rule` says in words what `read` computes. Both were written before the sweep was run.
+    `text` is the claim, `rule` says in words what `read` computes. Both were written before the sweep was run. The
+    sweeps `before` it leave networks that its own begins with.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Claim:
     text: str
     rule: str
     read: Callable[[Sequence[Trial]], Finding]
+    before: Sequence[str] = ()
 
 
 def at_the_edge(best: Mapping[str, float], rates: Sequence[float]) -> list[str]:

@@ -42,7 +42,7 @@ def _lines(claim: Claim, finding: Finding, record: Record, sweep: str) -> Iterat
         "of the data, which is the same one for all trials.",
         "",
     )
-    yield from ("## The sweep", "", f"    swathe launch {claim.name}", "")
+    yield from ("## The sweep", "", *(f"    swathe launch {name}" for name in (*claim.before, claim.name)), "")
     yield from ("```yaml", sweep.rstrip(), "```", "")
     yield from (_origin(record), "")
 

@@ -47,24 +47,41 @@ class Champion(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined, u
 
         if self.config.get("trainable"):
             raise ValueError(f"{self.config['trainable']} made this model: load its `state` into the network there.")
-        inputs = torch.as_tensor(np.asarray(model_input, dtype=np.float32))
+        # A text's inputs are the numbers of its tokens.
+        tokens = self.config["data"]["name"] in ("text", "stdlib_text")
+        inputs = torch.as_tensor(np.asarray(model_input, dtype=np.int64 if tokens else np.float32))
         with torch.inference_mode():
             return np.asarray(self.network(inputs.shape[1])(inputs))
 
     def network(self, features: int) -> torch.nn.Module:
-        """Build the network for inputs `[batch, features]` with the trained weights, ready for inference."""
+        """Build the network for inputs `[batch, features]` with the trained weights, ready for inference.
+
+        Of a GAN it is the generator, whose inputs are normal numbers `[batch, latent]`.
+        """
         import torch
 
         from swathe.training.models import build
-        from swathe.training.recipe import IMAGE_MODELS, recipe_from_config
+        from swathe.training.recipe import GAN, IMAGE_MODELS, IMAGE_SHAPES, SEQUENCE_MODELS, recipe_from_config
 
-        model, image_shape = recipe_from_config(self.config).model, None
+        recipe = recipe_from_config(self.config)
+        model, image_shape, sequence = recipe.model, None, None
+        if isinstance(model, GAN):
+            from swathe.training.gan import networks
+
+            both = networks(model, self.state["generator.output.weight"].shape[0], 0.0, torch.Generator())
+            both.load_state_dict(self.state)
+            return both["generator"].eval()
         if isinstance(model, IMAGE_MODELS):
             channels = next(weight.shape[1] for weight in self.state.values() if weight.dim() == 4)
             side = math.isqrt(features // channels)
             image_shape = channels, side, side
+        if isinstance(model, SEQUENCE_MODELS):
+            from swathe.training.sequences import shape_from_state
+
+            image_shape = IMAGE_SHAPES.get(recipe.data.name)
+            sequence = shape_from_state(recipe.data, features, self.state)
         outputs = self.state["output.weight"].shape[0]
-        network = build(model, features, outputs, image_shape, 0.0, torch.Generator())
+        network = build(model, features, outputs, image_shape, 0.0, torch.Generator(), sequence)
         network.load_state_dict(self.state)
         return network.eval()
 

@@ -79,19 +79,49 @@ def launch(
 
       swathe launch sweeps/mine.yaml 'optim.lr=tag(log,interval(1e-4,1))'
     """
+    _launch(sweep, overrides, quiet=quiet, as_json=as_json)
+
+
+@app.command()
+def resume(
+    name: SweepName,
+    overrides: Overrides = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a sweep that was stopped, killed or has used its budget: the command that launched it, once more.
+
+    Examples:
+
+      swathe resume quickstart
+
+      swathe resume quickstart sweep.trials=80
+    """
+    from swathe.home import open_home
+
+    _, card = open_home().existing(name)
+    sweep, *given = shlex.split(card.command)[2:]
+    named = [] if any(word.startswith("sweep.name=") for word in given) else [f"sweep.name={name}"]
+    _launch(sweep, [*given, *named, *(overrides or ())], quiet=quiet, as_json=as_json)
+
+
+def _launch(sweep: str, overrides: Sequence[str] | None, *, quiet: bool, as_json: bool) -> None:
     from swathe import runtime
     from swathe.home import open_home
-    from swathe.preflight import check
+    from swathe.preflight import check, task_of
     from swathe.view import open_view
+    from swathe.weights import with_weights
 
     plan = _plan(sweep, overrides)
     console = _console()
     home = open_home(create=True)
+    plan = with_weights(plan, home)
     check(plan, home.data)
+    task = task_of(plan, home)
     # A live table would be drawn over what pdb asks.
     inline = plan.composed.cluster.kind == "inline"
     with open_view(console, quiet=quiet or as_json, live=not inline) as view, _prints_aside(as_json):
-        outcome = runtime.run(plan, home, view)
+        outcome = runtime.run(plan, home, view, task)
     _print_outcome(console, plan.card.name, outcome, as_json=as_json)
     if outcome.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -486,6 +516,36 @@ def config(
         return
     typer.echo(yaml.safe_dump(dict(plan.composed.values), sort_keys=False), nl=False)
     _console().print(tables.space(plan.space))
+
+
+@app.command()
+def check(
+    sweep: Annotated[str, typer.Argument(help="A name in sweeps/ or the path of a YAML file.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try what a launch tries before its first trial: data, a step of each structure, one batch; starts nothing.
+
+    Exit code 0: a launch would begin; 2: it would be refused.
+
+    Example:
+
+      swathe check quickstart model.activation=sigmoid
+    """
+    from swathe import preflight, tables
+    from swathe.home import open_home
+    from swathe.weights import with_weights
+
+    plan = _plan(sweep, overrides)
+    home = open_home(create=True)
+    plan = with_weights(plan, home)
+    verdict = preflight.try_now(plan, home)
+    if as_json:
+        _print_json({"name": plan.card.name, **verdict.as_dict()})
+    else:
+        _console().print(tables.preflight(plan.card.name, verdict))
+    if verdict.errors:
+        raise typer.Exit(EXIT_BAD_INPUT)
 
 
 @app.command()

@@ -6,6 +6,7 @@ import logging
 import os
 import queue
 import socket
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -54,6 +55,9 @@ class Pool(Protocol):
     def poll(self, timeout: float) -> list[PoolEvent]:
         """Return what happened, waiting up to `timeout` seconds for the first of it."""
 
+    def kill(self, worker: str, reason: str) -> None:
+        """End a worker that does not answer; another takes its place, and `WorkerLost` says so with this reason."""
+
     def close(self) -> None:
         """End the workers and what they run."""
 
@@ -91,10 +95,12 @@ class _Host:
         self._name = name
         self._setup = setup
         self._channel = ThreadChannel(name)
+        # Two calls may run at the same moment: what is sent later may come earlier.
+        self._lock = threading.Lock()
+        self._turn = 0
+        self._ahead: dict[int, tuple[Message, ...]] = {}
 
     def begin(self) -> dict[str, str]:
-        import threading
-
         # Relative paths (a CSV file, a function's own) mean the driver's folder, where this node has it.
         for folder in self._setup.import_paths[:1]:
             if os.path.isdir(folder):
@@ -119,18 +125,27 @@ class _Host:
             traceback.print_exc()
             os._exit(1)
 
-    def exchange(self, messages: tuple[Message, ...]) -> list[Emitted]:
-        self._channel.put(messages)
+    def exchange(self, turn: int, messages: tuple[Message, ...]) -> list[Emitted]:
+        self.put(turn, messages)
         return self._channel.drain()
 
-    def put(self, messages: tuple[Message, ...]) -> None:
-        self._channel.put(messages)
+    def put(self, turn: int, messages: tuple[Message, ...]) -> None:
+        """Hand messages on in the order of their turns: a decision must not come before its job."""
+        with self._lock:
+            self._ahead[turn] = messages
+            while (due := self._ahead.pop(self._turn, None)) is not None:
+                self._turn += 1
+                self._channel.put(due)
 
 
 @dataclass(slots=True)
 class _Member:
     actor: Any
     outgoing: list[Message] = field(default_factory=list)
+    # How many times something was sent.
+    turns: int = 0
+    # Why it was ended, if it was.
+    killed: str = ""
     ready: bool = False
     pending: bool = True
 
@@ -240,11 +255,12 @@ class RayPool:
             if not member.ready or (member.pending and not member.outgoing):
                 continue
             messages, member.outgoing = tuple(member.outgoing), []
+            turn, member.turns = member.turns, member.turns + 1
             if member.pending:
-                member.actor.put.remote(messages)
+                member.actor.put.remote(turn, messages)
             else:
                 member.pending = True
-                self._watch(name, "exchange", member.actor.exchange.remote(messages))
+                self._watch(name, "exchange", member.actor.exchange.remote(turn, messages))
 
     def poll(self, timeout: float) -> list[PoolEvent]:
         events: list[PoolEvent] = []
@@ -273,7 +289,7 @@ class RayPool:
     def _lost(self, name: str, member: _Member, error: BaseException) -> list[PoolEvent]:
         import ray
 
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = member.killed or (str(error).strip().splitlines() or [type(error).__name__])[0]
         del self._members[name]
         ray.kill(member.actor)
         if not member.ready:
@@ -282,6 +298,14 @@ class RayPool:
                 raise SwatheError(f"The workers die before they are ready: {reason}") from error
         self._spawn()
         return [WorkerLost(name, reason)] if member.ready else []
+
+    def kill(self, worker: str, reason: str) -> None:
+        import ray
+
+        if (member := self._members.get(worker)) is not None:
+            member.killed = reason
+            # What it has under way fails, and with that it is known to be lost.
+            ray.kill(member.actor)
 
     def close(self) -> None:
         import ray
@@ -296,7 +320,7 @@ class InlinePool:
     """One worker in this process and thread: `pdb` and `print` work in a trial as in any function."""
 
     def __init__(self, plan: ClusterPlan, setup: WorkerSetup, deliver: Callable[[list[PoolEvent]], None]) -> None:
-        self._setup = replace(setup, threads=plan.threads_per_worker or 1, device=_inline_device(plan))
+        self._setup = replace(setup, threads=plan.threads_per_worker or 1, device=inline_device(plan))
         self._channel = InlineChannel("inline", lambda events: deliver(list(events)))
         self._ready = False
         self._engine: LaneEngine | None = None
@@ -327,11 +351,15 @@ class InlinePool:
             run_job(self._setup, self._channel, "inline", job)
         return []
 
+    def kill(self, worker: str, reason: str) -> None:
+        """The one worker is this very process, which asks nobody while a trial hangs: it is left to the user."""
+
     def close(self) -> None:
         """Nothing lives on."""
 
 
-def _inline_device(plan: ClusterPlan) -> str:
+def inline_device(plan: ClusterPlan) -> str:
+    """Return the device of trials in this process; imports PyTorch. Raises `BadInputError` where there is no GPU."""
     import torch
 
     available = torch.cuda.is_available()

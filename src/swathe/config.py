@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from swathe.schema import (
     SWEEP_GROUPS,
     ClusterOptions,
     LanesOptions,
+    PreflightOptions,
     SweepOptions,
     TrackingOptions,
 )
@@ -38,7 +39,7 @@ from swathe.training import recipe
 
 _GRAMMAR = "KEY=VALUE in Hydra's override grammar"
 # Parts of a sweep's config that may change between its sessions: the trials are the same ones.
-_NOT_IDENTITY = ("cluster", "lanes", "tracking", "device")
+_NOT_IDENTITY = ("cluster", "lanes", "preflight", "tracking", "device")
 _NOT_IDENTITY_OF_SWEEP = (
     "name",
     "trials",
@@ -48,9 +49,12 @@ _NOT_IDENTITY_OF_SWEEP = (
     "target",
     "retries",
     "max_failures",
+    "trial_timeout",
     "ask_ahead",
     "storage",
 )
+# Groups that make nothing of a trial where they are off: a sweep that was launched before there were any is the same.
+_OFF = {"augmentation": asdict(recipe.Augmentation()), "transfer": asdict(recipe.Transfer())}
 _FILE_NODE = "swathe_file"
 _ROOT_NODE = "swathe_root"
 
@@ -174,6 +178,10 @@ class ComposedSweep:
     def lanes(self) -> LanesOptions:
         return LanesOptions(**self.values["lanes"])
 
+    @property
+    def preflight(self) -> PreflightOptions:
+        return PreflightOptions(**self.values["preflight"])
+
     @cached_property
     def tracking(self) -> TrackingOptions:
         return TrackingOptions(**self.values["tracking"])
@@ -194,7 +202,9 @@ class ComposedSweep:
     @cached_property
     def identity(self) -> str:
         """A digest of everything that makes this sweep's trials what they are; its budget and its cluster are not."""
-        kept = {key: value for key, value in self.values.items() if key not in _NOT_IDENTITY}
+        kept = {key: value for key, value in self.values.items() if key not in _NOT_IDENTITY and value != _OFF.get(key)}
+        if kept.get("data", {}).get("classes", "") is None:
+            kept["data"] = {key: value for key, value in kept["data"].items() if key != "classes"}
         kept["sweep"] = {key: value for key, value in kept["sweep"].items() if key not in _NOT_IDENTITY_OF_SWEEP}
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -303,7 +313,9 @@ def _compose_run(body: Mapping[str, Any], overrides: Sequence[str], source: str)
 
 
 # Parts of a sweep's config that no trial's numbers depend on.
-NOT_A_TRIALS = frozenset({"sweep", "cluster", "lanes", "diagnosis", "tracking", "sampler", "pruner", "device"})
+NOT_A_TRIALS = frozenset(
+    {"sweep", "cluster", "lanes", "diagnosis", "preflight", "tracking", "sampler", "pruner", "device"}
+)
 
 
 def plain_values(config: DictConfig) -> Config:
@@ -510,6 +522,8 @@ def _keys_of(section: str) -> list[str]:
         "optim": recipe.OPTIMIZERS,
         "schedule": recipe.SCHEDULES,
         "regularization": {"": recipe.Regularization},
+        "augmentation": {"": recipe.Augmentation},
+        "transfer": recipe.TRANSFERS,
     }
     names = (item.name for kind in kinds.get(section, {}).values() for item in fields(kind))
     return list(dict.fromkeys(names))

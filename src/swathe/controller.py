@@ -27,6 +27,7 @@ from swathe.events import (
     Failed,
     Finished,
     Keep,
+    Kill,
     Proposed,
     Record,
     Report,
@@ -119,6 +120,9 @@ class _Worker:
     whole: int = 1
     measuring: bool = False
     widest: int = 1
+    # When it was last heard of, or given work after it had none (seconds since the sweep began); `killed`: for silence.
+    heard: float = 0.0
+    killed: bool = False
 
     def start(self, number: int, key: str) -> None:
         self.running[number] = key
@@ -167,6 +171,13 @@ class _Worker:
         self.taken = sum(held * (self.whole // slots) for held, slots in shares)
 
     @property
+    def begun(self) -> frozenset[int]:
+        """The trials that may have begun: of trials alone the first, unless one that was told to stop is before it."""
+        if self.whole > 1:
+            return frozenset(self.running)
+        return frozenset() if self.stopping else frozenset([*self.running][:1])
+
+    @property
     def load(self) -> float:
         return self.taken / self.whole
 
@@ -197,8 +208,9 @@ class Controller:
     """Decides what every worker does next; see `handle`.
 
     `metric` is the reported value that the sweep optimises; `retries` bounds how often a trial whose worker was lost is
-    run again; `max_failures` trials that fail for one and the same reason stop the sweep; `ask_ahead` points are kept
-    drawn in advance (None: one for each slot). `key` gives, from a trial's parameters, the structural key whose trials
+    run again; a worker that has trials and says nothing for `trial_timeout` seconds is killed, as one of them hangs
+    (None: never); `max_failures` trials that fail for one and the same reason stop the sweep; `ask_ahead` points are
+    kept drawn in advance (None: one for each slot). `key` gives, from a trial's parameters, the structural key whose trials
     one worker can train side by side, or "" for a trial that has a worker to itself. `history` are the trials of
     earlier sessions of the same sweep.
 
@@ -218,6 +230,7 @@ class Controller:
         pruner: Pruner,
         budget: Budget,
         retries: int = 3,
+        trial_timeout: float | None = None,
         max_failures: int = 20,
         ask_ahead: int | None = None,
         key: Callable[[Mapping[str, Value]], str] = lambda params: ALONE,
@@ -228,6 +241,8 @@ class Controller:
         self._pruner = pruner
         self._budget = budget
         self._retries = retries
+        self._trial_timeout = trial_timeout
+        self._now = 0.0
         self._max_failures = max_failures
         self._ask_ahead = ask_ahead
         self._key = key
@@ -297,17 +312,20 @@ class Controller:
         if self._done:
             return []
         commands: list[Command] = []
+        if isinstance(event, Reported | Finished | Failed | Slots) and event.worker in self._workers:
+            self._workers[event.worker].heard = self._now
         match event:
             case WorkersStart(workers):
                 self._expected = workers
+                commands += self._end_what_is_over()
             case WorkerReady(worker):
-                self._workers[worker] = _Worker()
+                self._workers[worker] = _Worker(heard=self._now)
                 self._width += 1
                 self._roomy.add(worker)
             case Slots():
                 self._learn_slots(event)
-            case WorkerLost(worker):
-                commands += self._worker_lost(worker)
+            case WorkerLost(worker, reason):
+                commands += self._worker_lost(worker, reason)
             case Reported():
                 commands += self._reported(event)
             case Finished():
@@ -319,6 +337,8 @@ class Controller:
             case StopAsked(at_once):
                 commands += self._stop_asked(at_once)
             case Tick(elapsed):
+                self._now = elapsed
+                commands += self._kill_silent()
                 limit = self._budget.wall_time
                 if limit is not None and elapsed >= limit:
                     commands += self._end(f"the wall time of {limit:g} s is used up")
@@ -454,7 +474,17 @@ class Controller:
         yield from self._tell(trial, TrialState.FAILED, event.reason, event.traceback)
         yield from self._count_failure(event.reason)
 
-    def _worker_lost(self, name: str) -> Iterator[Command]:
+    def _kill_silent(self) -> Iterator[Command]:
+        """End workers that hold trials, those among them that were told to stop, and say nothing of any."""
+        if self._trial_timeout is None:
+            return
+        for name, worker in self._workers.items():
+            silent = self._now - worker.heard >= self._trial_timeout
+            if silent and not worker.killed and (worker.running or worker.stopping):
+                worker.killed = True
+                yield Kill(name, f"nothing was heard of its trials for {self._trial_timeout:g} s")
+
+    def _worker_lost(self, name: str, why: str) -> Iterator[Command]:
         worker = self._workers.pop(name, None)
         if worker is None:
             return
@@ -462,13 +492,15 @@ class Controller:
         self._roomy.discard(name)
         for key in worker.blocks:
             self._count_runner(key, -1)
+        begun = worker.begun
         # Back to the front of their queues, in the order in which they were assigned.
         for number in reversed(worker.running):
             trial = self._trials[number]
             trial.worker = None
-            trial.attempt += 1
+            # Not one that only waited there behind another.
+            trial.attempt += number in begun
             if trial.attempt > self._retries:
-                reason = f"its worker was lost {trial.attempt} times"
+                reason = f"its worker was lost {trial.attempt} times, at last as follows: {why}"
                 yield from self._tell(trial, TrialState.FAILED, reason)
                 yield from self._count_failure(reason)
             elif self._ending is not None:
@@ -548,6 +580,12 @@ class Controller:
     def _reaches_target(self, value: float) -> bool:
         target = self._budget.target
         return target is not None and self._sign * value <= self._sign * target
+
+    def _end_what_is_over(self) -> Iterator[Command]:
+        """End a sweep at once that earlier sessions have ended but for saying so."""
+        if self.best is not None and self._reaches_target(self.best[1]):
+            yield from self._end(f"the target of {self._budget.target:g} is reached")
+        yield from self._check_budget()
 
     def _check_budget(self) -> Iterator[Command]:
         epochs, seconds = self._budget.epochs, self._budget.device_seconds
@@ -656,6 +694,8 @@ class Controller:
         self._waiting -= 1
         if key not in worker.blocks:
             self._count_runner(key, 1)
+        if not (worker.running or worker.stopping):
+            worker.heard = self._now
         worker.start(number, key)
         trial = self._trials[number]
         trial.worker = name

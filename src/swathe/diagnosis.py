@@ -13,7 +13,7 @@ from typing import Any
 
 from swathe.events import Report
 from swathe.training.diagnose import Action, Diagnosis, Facts, Finding, Symptom, Thresholds
-from swathe.training.recipe import Recipe
+from swathe.training.recipe import GAN, Recipe
 
 # The symptoms of a run, and before a dot and a symptom's name what was seen and what can be done.
 TAG = "swathe.diagnosis"
@@ -69,12 +69,16 @@ class TrialDiagnosis:
 
 def recipe_facts(recipe: Recipe, dataset: Facts, steps: int, objective: str) -> Facts:
     """Return what is known of a recipe's run before it begins, with the facts on its dataset; `steps` of an epoch."""
+    if isinstance(recipe.model, GAN):
+        # Its loss is a distance, which no guess at labels is measured by.
+        dataset = replace(dataset, classes=None, baseline_loss=None, val_baseline_loss=None, base_accuracy=None)
     return replace(
         dataset,
         label_smoothing=recipe.regularization.label_smoothing,
         steps_per_report=steps,
         objective=objective,
         loss_scaling=recipe.precision == _SCALED,
+        pretrained=recipe.transfer.name != "none",
     )
 
 
@@ -103,6 +107,7 @@ def recorded_facts(tags: Mapping[str, str]) -> Facts:
         steps_per_report=int(tags[_STEPS]) if _STEPS in tags else None,
         objective=tags.get("swathe.metric", "val_loss"),
         loss_scaling=config.get("precision") == _SCALED,
+        pretrained=(config.get("transfer") or {}).get("name", "none") != "none",
     )
 
 

@@ -236,6 +236,14 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
+class Kill:
+    """End a worker that does not answer, with every trial on it; `WorkerLost` is to follow, with the same `reason`."""
+
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """Nothing is left to do; `reason` says why the sweep ended and `failed` whether it must count as failed."""
 
@@ -244,6 +252,6 @@ class Done:
     interrupted: bool = False
 
 
-Command = Ask | Assign | Decide | Record | Tell | Suspend | Keep | Done
+Command = Ask | Assign | Decide | Record | Tell | Suspend | Keep | Kill | Done
 
 Config = dict[str, Any]

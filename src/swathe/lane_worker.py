@@ -21,17 +21,19 @@ from torch import Tensor
 
 from swathe.diagnosis import TrialDiagnosis, fact_tags, recipe_facts
 from swathe.events import Finished, Report, Slots
+from swathe.preflight_task import settle
 from swathe.training import lane_plan
+from swathe.training.alone import alone
 from swathe.training.data import Dataset
 from swathe.training.diagnose import Action, Facts
 from swathe.training.diagnose_facts import dataset_facts
 from swathe.training.lane_plan import BLOCKS, LanePlan
 from swathe.training.lanes import LaneBlock, LaneReport
 from swathe.training.recipe import Recipe, recipe_from_config
-from swathe.training.solo import Solo
 from swathe.training.structure import structural_key
 from swathe.worker import (
     Channel,
+    Checked,
     Job,
     LaneUse,
     Note,
@@ -42,6 +44,7 @@ from swathe.worker import (
     geometry,
     is_better,
     reaches_target,
+    reported,
     serialise,
 )
 
@@ -124,7 +127,7 @@ class _Alone:
     lanes, compiled = 1, False
 
     def __init__(self, recipe: Recipe, setup: WorkerSetup) -> None:
-        self._solo = Solo(recipe, device=setup.device, cache=setup.data)
+        self._solo = alone(recipe, device=setup.device, cache=setup.data)
         self._should_stop: ShouldStop = lambda tag: False
         self._tag: int | None = None
 
@@ -204,6 +207,7 @@ class LaneEngine:
         self._best: float | None = None
         self._use = _Use(worker)
         self._short_of_memory = False
+        self._checked = setup.preflight is None
 
     @property
     def busy(self) -> bool:
@@ -213,8 +217,11 @@ class LaneEngine:
     def turn(self, wait: bool) -> bool:
         """Take jobs in, train one epoch of one block and report it; False when the channel is closed.
 
-        With `wait` and without a trial it waits about a second for a job.
+        With `wait` and without a trial it waits about a second for a job. The first turn begins with the pre-flight.
         """
+        if not self._checked and self._setup.preflight is not None:
+            self._checked = True
+            self._channel.emit(Checked(settle(self._setup.preflight, self._setup.device)))
         jobs = self._channel.jobs(USE_SECONDS if wait and not self.busy else 0.0)
         if jobs is None:
             return False
@@ -371,7 +378,8 @@ class LaneEngine:
             if trial.pace.settle():
                 self._leave(block, trial)
                 continue
-            judged = trial.diagnosis.judge(Report(report.tag, report.epoch, report.metrics, report.seconds, now))
+            metrics = reported(self._setup, report.metrics)
+            judged = trial.diagnosis.judge(Report(report.tag, report.epoch, metrics, report.seconds, now))
             sent.append(judged)
             urgent = trial.pace.note(report.epoch) or urgent
             # The sweep ends with a report that reaches the target, and its winner's model is the one that made it.

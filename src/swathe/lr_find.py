@@ -21,7 +21,7 @@ from swathe.standalone import Settings, leaves
 from swathe.training import lr_finder
 from swathe.training.data import load
 from swathe.training.lr_finder import Finding, RangeTest
-from swathe.training.recipe import Recipe, recipe_from_config
+from swathe.training.recipe import GAN, Recipe, recipe_from_config
 from swathe.worker import WorkerSetup, geometry, prepare
 
 # Fewer steps say nothing of a rate.
@@ -120,7 +120,10 @@ def _recipe(config: Config) -> Recipe:
     if config.get("trainable"):
         allowed = "null, since the steps of a function, and their rates, are its own"
         raise bad_value("trainable", config["trainable"], allowed)
-    return recipe_from_config(config)
+    recipe = recipe_from_config(config)
+    if isinstance(recipe.model, GAN):
+        raise bad_value("model.name", recipe.model.name, "a model with one rate, and a loss that tells how good it is")
+    return recipe
 
 
 def run(config: Config, settings: Settings, home: Home, options: Options, plot: Path | None = None) -> Result:

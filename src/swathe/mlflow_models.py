@@ -10,9 +10,38 @@ from pathlib import Path
 import mlflow
 from mlflow.models import Model
 
+from swathe.errors import bad_value
 from swathe.mlflow_runs import join_tags
+from swathe.tracking import shown
 
 ALIAS = "champion"
+# Files of weights in a model that says nothing of where they are.
+_WEIGHTS = (".pt", ".pth", ".bin")
+
+
+def download_weights(uri: str, tracking_uri: str, folder: Path) -> Path:
+    """Download a model, `models:/...` or `runs:/...`, into `folder` and return its file of weights.
+
+    That is the artifact `weights`, which a champion has, or else the only file that can be one. Raises `BadInputError`
+    for a model that is not there, or in which no such file can be told.
+    """
+    mlflow.set_tracking_uri(tracking_uri)
+    mlflow.set_registry_uri(tracking_uri)
+    try:
+        place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    except (mlflow.MlflowException, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        allowed = f"a model that MLflow has at {shown(tracking_uri)} ({reason})"
+        raise bad_value("transfer.weights", uri, allowed) from error
+    flavors = Model.load(str(place)).flavors if (place / "MLmodel").is_file() else {}
+    named = flavors.get("python_function", {}).get("artifacts", {}).get("weights", {}).get("path")
+    found = [place / named] if named else [path for path in place.rglob("*") if path.suffix in _WEIGHTS]
+    if place.is_file():
+        found = [place]
+    if len(found) != 1:
+        allowed = f"a model with one file of weights ({len(found)} there), as `swathe launch` registers them"
+        raise bad_value("transfer.weights", uri, allowed)
+    return found[0]
 
 
 def log_champion(
@@ -29,10 +58,13 @@ def log_champion(
     Does nothing when this trial's model is the champion of this run already.
     """
     mark = f"{trial_run} {model_file.stat().st_mtime_ns}"
-    if client.get_run(parent).data.tags.get("swathe.champion") == mark:
+    run = client.get_run(parent)
+    if run.data.tags.get("swathe.champion") == mark:
         return
     mlflow.set_tracking_uri(client.tracking_uri)
     mlflow.set_registry_uri(client.tracking_uri)
+    # Where the run is: in another experiment, MLflow does not find the model by runs:/.
+    mlflow.set_experiment(experiment_id=run.info.experiment_id)
     config = json.loads(join_tags(client.get_run(trial_run).data.tags)["swathe.config"])
     with tempfile.TemporaryDirectory() as folder:
         config_file = Path(folder) / "config.json"

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from swathe import pruners
-from swathe.cluster import check_address
-from swathe.events import Direction
-from swathe.runtime import Plan, trial_config
+from swathe.cluster import ClusterPlan, check_address, inline_device
+from swathe.diagnosis import thresholds_of
+from swathe.errors import BadInputError
+from swathe.events import Direction, Value
+from swathe.home import Home
+from swathe.preflight_task import PreflightTask, code_digest, make, probe
+from swathe.runtime import Plan, structural_parameters, trial_config
+from swathe.space import Space
 from swathe.study import check_sampler, check_storage
 from swathe.tracking import check_uri
-from swathe.worker import add_import_paths, load_function
+from swathe.training.recipe import Recipe, recipe_from_config
+from swathe.training.verdict import Check, Outcome, Verdict
+from swathe.worker import add_import_paths, load_function, set_threads
 
 
 def check(plan: Plan, cache: Path) -> None:
@@ -28,11 +42,13 @@ def check(plan: Plan, cache: Path) -> None:
         add_import_paths((os.getcwd(),))
         load_function(trainable)
         return
-    from swathe.training import data
-    from swathe.training.recipe import recipe_from_config
+    from swathe.training import data, wording
 
+    add_import_paths((os.getcwd(),))
     for config in _configs_by_dataset(plan):
-        data.obtain(recipe_from_config(config).data, cache)
+        recipe = recipe_from_config(config)
+        data.ensure(recipe.data, cache)
+        wording.ensure(recipe, cache)
 
 
 def check_options(plan: Plan) -> None:
@@ -60,3 +76,112 @@ def _configs_by_dataset(plan: Plan) -> list[dict[str, Any]]:
 def _any_value(distribution: Any) -> Any:
     choices = getattr(distribution, "choices", None)
     return distribution.low if choices is None else choices[0]
+
+
+# What is tried before the first trial.
+
+# Points of a space that are looked at for their structure: each takes some 0.1 ms.
+_POINTS = 512
+# Groups of which an option, or a strength of 0, can switch a part of the program on or off.
+_SWITCHES = ("regularization", "augmentation", "transfer")
+# For how long `swathe check` begins a further network (seconds).
+PATIENT_SECONDS = 120.0
+
+
+def task_of(plan: Plan, home: Home) -> PreflightTask | None:
+    """Return what is to be tried before a sweep's first trial; None where it is switched off, or a function's own.
+
+    Takes some 10 ms, needs no PyTorch, and finds data as `check` does.
+    """
+    options, values = plan.composed.preflight, plan.composed.values
+    if not options.enabled or values.get("trainable") is not None:
+        return None
+    return _task(plan, home)
+
+
+def _task(plan: Plan, home: Home) -> PreflightTask:
+    from swathe.training import data
+    from swathe.training.structure import structural_key
+
+    options, thresholds = plan.composed.preflight, thresholds_of(plan.composed.values["diagnosis"])
+    found: dict[str, Recipe] = {}
+    points, whole = _points(plan.space)
+    for params in points:
+        try:
+            recipe = recipe_from_config(trial_config(plan.composer, params, 0))
+        except BadInputError:
+            continue  # Allowed, but not together: the trials that draw it are refused, and say why.
+        found.setdefault(structural_key(recipe), probe(recipe, thresholds))
+    probes = _spread(list(found.values()), options.structures)
+    choices = _counted(len(found), whole=whole)
+    states = {json.dumps(asdict(one.data)): data.state(one.data, home.data) for one in probes}
+    facts = [code_digest(), version("torch"), choices, asdict(thresholds), states, [asdict(one) for one in probes]]
+    key = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:32]
+    return PreflightTask(key, str(home.path), tuple(probes), choices, thresholds, options.seconds)
+
+
+def try_now(plan: Plan, home: Home) -> Verdict:
+    """Check a sweep and try everything in this process, whether it is switched on or not; remembers the verdict.
+
+    It takes the time that it needs, imports PyTorch, and says too which structures can be lanes. Raises
+    `BadInputError` for what `check` refuses.
+    """
+    check(plan, home.data)
+    if plan.composed.values.get("trainable") is not None:
+        text = f"{plan.composed.values['trainable']} can be imported; data, steps and one batch are its own."
+        return Verdict((Check("function", Outcome.OK, text),), 0.0)
+    device = inline_device(ClusterPlan(device=plan.composed.values.get("device", "auto")))
+    set_threads(1)
+    return make(replace(_task(plan, home), seconds=PATIENT_SECONDS), device, lanes=True)
+
+
+def _counted(structures: int, *, whole: bool) -> str:
+    if not whole:
+        return f"more than {structures:,} structures"
+    return f"{structures:,} structure{'s' if structures != 1 else ''}"
+
+
+def _points(space: Space) -> tuple[Iterator[Mapping[str, Value]], bool]:
+    """Return points of a space that have all its structures, and True; or some of very many, and False."""
+    ends = {name: _ends(space, name) for name in _deciding(space)}
+    count = 1
+    for values in ends.values():
+        count *= len(values)
+    combinations: Iterator[Sequence[Value]]
+    if count <= _POINTS:
+        combinations = itertools.product(*ends.values())
+    else:
+        draw = random.Random(0)
+        # Each value at least once, beside others in their order, and then at random.
+        in_turn = ([values[at % len(values)] for values in ends.values()] for at in range(max(map(len, ends.values()))))
+        at_random = ([draw.choice(values) for values in ends.values()] for _ in range(_POINTS))
+        combinations = itertools.islice(itertools.chain(in_turn, at_random), _POINTS)
+    return (_point(space, dict(zip(ends, values, strict=True))) for values in combinations), count <= _POINTS
+
+
+def _point(space: Space, chosen: Mapping[str, Value]) -> Mapping[str, Value]:
+    return space.sample(lambda name, distribution: chosen.get(name, _any_value(distribution)))
+
+
+def _deciding(space: Space) -> list[str]:
+    """Return the parameters on which a trial's structure may depend, those that their conditions speak of included."""
+    names = {*structural_parameters(space), *(name for name in space.parameters if name.split(".")[0] in _SWITCHES)}
+    for name in reversed(list(space.parameters)):
+        if name in names:
+            names |= {condition.parameter for condition in space.parameters[name].conditions}
+    return [name for name in space.parameters if name in names]
+
+
+def _ends(space: Space, name: str) -> tuple[Value, ...]:
+    """Return all choices of a parameter, or the two ends of its range."""
+    distribution: Any = space.parameters[name].distribution
+    choices = getattr(distribution, "choices", None)
+    return tuple(choices) if choices is not None else tuple(dict.fromkeys((distribution.low, distribution.high)))
+
+
+def _spread(found: Sequence[Recipe], most: int) -> list[Recipe]:
+    """Return at most so many, the first and the last among them, at equal distances."""
+    if len(found) <= most:
+        return list(found)
+    places = range(most)
+    return [found[round(place * (len(found) - 1) / max(1, most - 1))] for place in places]

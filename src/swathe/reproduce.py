@@ -12,6 +12,7 @@ from swathe.home import Home
 from swathe.records import Records, TrialRun
 from swathe.single import LaneGeometry, SingleRun, nudged_history, train_once
 from swathe.training.recipe import TIMING_METRICS
+from swathe.training.symptoms import LAYER_NORMS
 
 # What a trial's bits may depend on besides its config; a difference in one of them is named when bits differ.
 _CONDITIONS = ("engine", "lanes", "program", "device", "device_name", "threads", "torch", "python")
@@ -154,6 +155,7 @@ def reproduce(
         metric=metric,
         until=last,
         lane=None if solo else lane,
+        layers=any(name.startswith(LAYER_NORMS) for name, _ in recorded),
         on_compile=on_compile,
     )
     rows = compare(recorded, as_recorded(again.history()))

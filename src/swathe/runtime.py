@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -21,7 +22,7 @@ from swathe.cluster import ClusterPlan, InlinePool, Pool, PoolEvent, RayPool
 from swathe.config import ComposedSweep
 from swathe.controller import ALONE, Budget, Controller
 from swathe.diagnosis import TAG, count_symptoms, counts_text, finding_tags, rule_of
-from swathe.errors import BadInputError
+from swathe.errors import BadInputError, PreflightError
 from swathe.events import (
     Ask,
     Assign,
@@ -33,6 +34,7 @@ from swathe.events import (
     Done,
     Event,
     Keep,
+    Kill,
     Record,
     Reported,
     StopAsked,
@@ -47,13 +49,15 @@ from swathe.events import (
 )
 from swathe.home import Home, SweepCard, SweepFolder, write_aside
 from swathe.occupancy import Occupancy
+from swathe.preflight_task import PreflightTask, remembered
 from swathe.space import Space, TrialComposer
 from swathe.study import Study
-from swathe.tracking import Recorder, Summary, SweepRecord, shown
+from swathe.tracking import Recorder, Summary, SweepRecord, is_known, shown
 from swathe.training.diagnose import Finding
 from swathe.training.recipe import recipe_from_config
 from swathe.training.structure import is_structural, structural_key
-from swathe.worker import Job, LaneUse, Note, WorkerSetup
+from swathe.training.verdict import Verdict
+from swathe.worker import Checked, Job, LaneUse, Note, WorkerSetup
 
 POLL_SECONDS = 0.25
 # One fsync for everything that happened in so long a time (seconds): the study's group commit.
@@ -214,12 +218,38 @@ def prepare(composed: ComposedSweep, space: Space, home: Home, command: str) -> 
     return Plan(composed, space, TrialComposer(composed, space), folder, card)
 
 
-def run(plan: Plan, home: Home, view: View) -> Outcome:
-    """Run a sweep, or go on with it, until its budget is used, it is stopped or it fails."""
+def run(plan: Plan, home: Home, view: View, preflight: PreflightTask | None = None) -> Outcome:
+    """Run a sweep, or go on with it, until its budget is used, it is stopped or it fails.
+
+    `preflight`: what is tried before the first trial, unless its verdict is known. Raises `BadInputError` where that
+    refuses the sweep, of which then nothing is left that a corrected one could not be launched over.
+    """
+    if preflight is not None and (known := remembered(preflight)) is not None:
+        _say_or_refuse(plan, known, view.say)
+        preflight = None
     # Inline, a trial that never reports cannot be told to stop: there the second press ends it as in any program.
     patience = 2 if plan.composed.cluster.kind == "inline" else 3
     with plan.folder.drive(), _Interrupts(patience) as interrupts:
-        return _Session(plan, home, view, interrupts).run()
+        session = _Session(plan, home, view, interrupts, preflight)
+        try:
+            return session.run()
+        except PreflightError:
+            if session.new:
+                shutil.rmtree(plan.folder.path)
+            raise
+
+
+def _say_or_refuse(plan: Plan, verdict: Verdict, say: Callable[[str], None]) -> None:
+    """Say what is not well, a line each; raise `PreflightError` for errors, unless the sweep is to go on even so."""
+    refused = verdict.errors if plan.composed.preflight.refuse else ()
+    for remark in verdict.remarks:
+        if remark not in refused:
+            say(f"Pre-flight, {remark.subject}: {remark.text}")
+    if refused:
+        said = " ".join(error.text for error in refused)
+        raise PreflightError(
+            f"Pre-flight, {refused[0].subject}: {said} To launch {plan.card.name} all the same: preflight.refuse=false."
+        )
 
 
 class _Interrupts:
@@ -268,7 +298,9 @@ class _Live:
 
 
 class _Session:
-    def __init__(self, plan: Plan, home: Home, view: View, interrupts: _Interrupts) -> None:
+    def __init__(
+        self, plan: Plan, home: Home, view: View, interrupts: _Interrupts, preflight: PreflightTask | None
+    ) -> None:
         composed = plan.composed
         self._interrupts = interrupts
         self._answered = 0
@@ -283,6 +315,9 @@ class _Session:
         self._shown = 0.0
         # The wall time of the budget counts from the first worker that is ready: starting Ray is not the sweep's time.
         self._ready: float | None = None
+        # While the pre-flight's verdict is out, workers that are ready wait here.
+        self._preflight = preflight
+        self._held: list[WorkerReady] = []
         self._first_step: float | None = None
         self._done: Done | None = None
         self._live: dict[int, _Live] = {}
@@ -290,6 +325,8 @@ class _Session:
         self._direction = Direction(options.direction)
         _write_plan(plan)
         self._log = plan.folder.log_file.open("a", buffering=1)
+        # Lines on trials that are over, for when the study has them.
+        self._ended: list[str] = []
         # The recorder's own process imports MLflow while this one opens the study and starts Ray.
         self._recorder = Recorder.start(plan.folder.path, _sweep_record(plan, home))
         try:
@@ -308,12 +345,16 @@ class _Session:
             self._recorder.close(0.0)
             raise
         history = self._study.history()
+        self.new = not history
+        known = {past.number: past for past in history}
+        self._recorder.recall(lambda record: is_known(record, known))
         self._controller = Controller(
             metric=options.metric,
             direction=self._direction,
             pruner=pruners.build(composed.pruner, self._direction, plan.card.name),
             budget=Budget(options.trials, options.epochs, options.wall_time, options.device_seconds, options.target),
             retries=options.retries,
+            trial_timeout=options.trial_timeout,
             max_failures=options.max_failures,
             ask_ahead=options.ask_ahead,
             key=structure_of(plan),
@@ -341,6 +382,8 @@ class _Session:
             compile=composed.lanes.compile,
             memory_fraction=composed.lanes.memory_fraction,
             diagnosis=rule_of(composed.values["diagnosis"]),
+            preflight=self._preflight,
+            layers=composed.values["diagnosis"]["layers"] == "all",
         )
         plan = ClusterPlan(
             address=cluster.address,
@@ -367,6 +410,9 @@ class _Session:
             while self._done is None:
                 self._take_and_attend(self._pool.poll(POLL_SECONDS))
             return self._end(self._done)
+        except PreflightError as error:
+            self._discard(error)
+            raise
         except BaseException:
             self._commit()
             self._recorder.close(5.0)
@@ -399,6 +445,10 @@ class _Session:
             match event:
                 case Note():
                     self._note(event)
+                case Checked(verdict):
+                    self._note_verdict(verdict)
+                case WorkerReady() if self._preflight is not None:
+                    self._held.append(event)
                 case LaneUse():
                     self._occupancy.take(event, self._controller.epochs - self._epochs_before)
                 case _:
@@ -414,6 +464,16 @@ class _Session:
         if sentence is not None and sentence not in self._lane_notes:
             self._lane_notes.add(sentence)
             self._say(sentence)
+
+    def _note_verdict(self, verdict: Verdict) -> None:
+        """Let the workers that are ready begin, or refuse the sweep; the first verdict counts, all are the same."""
+        if self._preflight is None:
+            return
+        self._preflight = None
+        _say_or_refuse(self._plan, verdict, self._say)
+        held, self._held = self._held, []
+        for event in held:
+            self._handle(event)
 
     def _note_findings(self, event: Reported) -> None:
         """Keep what was found, also at a report that a second attempt makes again and that counts no more."""
@@ -447,6 +507,9 @@ class _Session:
                     self._tell(command)
                 case Suspend(trial):
                     self._suspend(trial)
+                case Kill(worker, reason):
+                    self._say(f"{worker} is ended and its trials run again: {reason}.")
+                    self._pool.kill(worker, reason)
                 case Keep(trial, model):
                     write_aside(self._plan.folder.best_model, model)
                     facts = json.dumps({"trial": trial}).encode()
@@ -468,9 +531,18 @@ class _Session:
             self._say(problem)
 
     def _commit(self) -> None:
-        # The study first: MLflow must never know of a trial's end that Optuna does not.
+        # MLflow gets what the study has, whenever this process is killed: see `spool`.
+        self._recorder.stage()
         self._study.commit()
         self._recorder.flush()
+        # What the log says has happened outlives a kill of this process.
+        self._log.write("".join(self._ended))
+        self._ended.clear()
+
+    def _stage(self) -> None:
+        """Get ready for a write to the study that lasts at once."""
+        if self._study.writes_at_once:
+            self._recorder.stage()
 
     # Carrying out.
 
@@ -493,9 +565,11 @@ class _Session:
     def _record(self, command: Record) -> None:
         metric = self._plan.composed.sweep.metric
         for report in command.reports:
-            self._study.record(report.trial, report.step, report.metrics[metric])
             self._live[report.trial].metrics = report.metrics
             self._recorder.metrics(report.trial, report.step, report.metrics, report.time)
+        self._stage()
+        for report in command.reports:
+            self._study.record(report.trial, report.step, report.metrics[metric])
 
     def _tell(self, command: Tell) -> None:
         live = self._live.pop(command.trial, None) or _Live(self._params.pop(command.trial, {}), "")
@@ -508,16 +582,17 @@ class _Session:
         if found:
             attrs["diagnosis"] = found[TAG]
             self._symptoms += count_symptoms([found[TAG]])
-        self._study.tell(command.trial, command.state, command.value, attrs)
         tags = {**live.tags, **found, "swathe.state": _state_tag(command)}
         if command.traceback:
             self._recorder.text(command.trial, "traceback.txt", command.traceback)
         self._recorder.end(command.trial, command.state, tags, time.time())
+        self._stage()
+        self._study.tell(command.trial, command.state, command.value, attrs)
         best = self._controller.best
         if best is not None and best[0] == command.trial:
             self._best_params = {command.trial: live.params}
         value = "" if command.value is None else f" {self._plan.composed.sweep.metric}={command.value:.6g}"
-        self._log.write(f"{_now()} trial {command.trial} {_state_tag(command)}{value}\n")
+        self._ended.append(f"{_now()} trial {command.trial} {_state_tag(command)}{value}\n")
 
     def _suspend(self, trial: int) -> None:
         self._params.pop(trial, None)
@@ -568,6 +643,13 @@ class _Session:
         self._plan.folder.write_ending({**ending, "seconds": seconds})
         self._log.write(f"{_now()} ended: {done.reason}\n")
         return Outcome(done.reason, done.failed, done.interrupted, seconds, self._first_step)
+
+    def _discard(self, error: PreflightError) -> None:
+        """Leave a sweep that was refused before its first trial to MLflow alone: its name is to be free again."""
+        self._recorder.finish(self._summary(Done(str(error), failed=True, interrupted=False)))
+        self._recorder.close(RECORD_SECONDS)
+        if self.new:
+            self._study.discard()
 
     def _model_path(self, best: int | None) -> str | None:
         """Return the kept model's file, if it is the best trial's: a function need not return its model each time."""

@@ -34,6 +34,7 @@ class SweepOptions:
     device_seconds: float | None = None
     target: float | None = None
     retries: int = 3
+    trial_timeout: float | None = None
     max_failures: int = 20
     ask_ahead: int | None = None
     group_ask: int | None = None
@@ -68,18 +69,34 @@ class LanesOptions:
     memory_fraction: float = 0.5
 
 
-# Whether trials are diagnosed, whether findings end them (else they are tags alone), and each threshold by its name.
+# Whether trials are diagnosed, whether findings end them (else they are tags alone), of which layers reports have the
+# gradient's norm (ends or all), and each threshold by its name.
 DiagnosisOptions: Any = make_dataclass(
     "DiagnosisOptions",
     [
         ("enabled", bool, field(default=True)),
         ("stop", bool, field(default=True)),
+        ("layers", str, field(default="ends")),
         *(
             (item.name, get_type_hints(Thresholds)[item.name], field(default=item.default))
             for item in fields(Thresholds)
         ),
     ],
 )
+
+
+@dataclass
+class PreflightOptions:
+    """What is tried before the first trial: whether at all, and whether what is wrong refuses the sweep.
+
+    `structures`: how many of the space's structures train a step, at most. `seconds`: after so long no further one is
+    begun.
+    """
+
+    enabled: bool = True
+    refuse: bool = True
+    structures: int = 24
+    seconds: float = 10.0
 
 
 @dataclass
@@ -230,6 +247,8 @@ class Root:
     regularization: recipe.Regularization = MISSING
     batch_size: int | str = 64
     precision: str = "fp32"
+    augmentation: recipe.Augmentation = MISSING
+    transfer: recipe.Transfer = MISSING
     epochs: int = 20
     seed: int = 0
     device: str = "auto"
@@ -237,6 +256,7 @@ class Root:
     cluster: ClusterOptions = MISSING
     lanes: LanesOptions = field(default_factory=LanesOptions)
     diagnosis: Any = field(default_factory=DiagnosisOptions)
+    preflight: PreflightOptions = field(default_factory=PreflightOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     sampler: Any = MISSING
     pruner: Any = MISSING
@@ -245,13 +265,15 @@ class Root:
 _SAMPLERS = (RandomSampler, TPESampler, CmaEsSampler, QMCSampler, GridSampler, GPSampler)
 _PRUNERS = (NoPruner, ASHAPruner, HyperbandPruner, MedianPruner, PercentilePruner, PatientPruner, ThresholdPruner)
 
-# Config group -> the option that is taken when a sweep names none. The first five describe the training run.
+# Config group -> the option that is taken when a sweep names none. The first seven describe the training run.
 RECIPE_GROUPS: Mapping[str, str] = {
     "model": "mlp",
     "data": "digits",
     "optim": "adamw",
     "schedule": "constant",
     "regularization": "none",
+    "augmentation": "none",
+    "transfer": "none",
 }
 SWEEP_GROUPS: Mapping[str, str] = {"cluster": "local", "sampler": "tpe", "pruner": "asha"}
 
@@ -268,6 +290,8 @@ def register() -> None:
         "optim": {name: kind(name=name) for name, kind in recipe.OPTIMIZERS.items()},
         "schedule": {name: kind(name=name) for name, kind in recipe.SCHEDULES.items()},
         "regularization": {"regularization": recipe.Regularization()},
+        "augmentation": {"augmentation": recipe.Augmentation()},
+        "transfer": {name: kind(name=name) for name, kind in recipe.TRANSFERS.items()},
         "cluster": {"cluster": ClusterOptions()},
         "sampler": {kind().name: kind() for kind in _SAMPLERS},
         "pruner": {kind().name: kind() for kind in _PRUNERS},
@@ -284,6 +308,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     "cluster": ClusterOptions,
     "lanes": LanesOptions,
     "diagnosis": DiagnosisOptions,
+    "preflight": PreflightOptions,
     "tracking": TrackingOptions,
 }
 
@@ -316,6 +341,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "sweep.device_seconds": (_above(0), "seconds above 0, or null"),
     "sweep.target": (lambda value: value is None or math.isfinite(value), "a finite number, or null"),
     "sweep.retries": (_at_least(0), "0 or more"),
+    "sweep.trial_timeout": (_above(0), "seconds above 0, or null"),
     "sweep.max_failures": (_at_least(1), "1 or more"),
     "sweep.ask_ahead": (_at_least(0), "0 or more, or null"),
     "sweep.group_ask": (_at_least(1), "1 or more trials, or null for a number that suits the sweep"),
@@ -323,6 +349,9 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "lanes.slots": (_at_least(1), "1 or more, or null for as many as are measured to be best"),
     "lanes.compile": (_one_of("auto", "always", "never"), "auto, always, never"),
     "lanes.memory_fraction": (lambda value: 0 < value <= 1, "a share above 0, at most 1"),
+    "diagnosis.layers": (_one_of("ends", "all"), "ends, all"),
+    "preflight.structures": (_at_least(1), "1 or more"),
+    "preflight.seconds": (_above(0), "seconds above 0"),
     "cluster.kind": (_one_of("ray", "inline"), "ray, inline"),
     "cluster.workers": (_at_least(1), "1 or more, or null for as many as fit"),
     "cluster.cpus_per_worker": (_is_share, "a share of one CPU such as 0.5, or whole CPUs"),

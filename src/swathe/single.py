@@ -65,13 +65,15 @@ def train_once(
     metric: str = "val_loss",
     until: int | None = None,
     lane: LaneGeometry | None = None,
+    layers: bool = False,
     on_report: Callable[[Report], None] = lambda report: None,
     on_compile: Callable[[], None] = lambda: None,
 ) -> SingleRun:
     """Train a trial's config here, with the threads and the device given, and stop it after step `until`.
 
     It is trained alone, or with `lane` as the only trial in such a block, whose program is compiled after a call of
-    `on_compile` if it is not on disk. Raises `RunFailedError` with the reason when the run fails.
+    `on_compile` if it is not on disk. With `layers`, reports have the gradient's norm of every layer. Raises
+    `RunFailedError` with the reason when the run fails.
     """
     setup = WorkerSetup(
         trainable=config.get("trainable"),
@@ -81,6 +83,7 @@ def train_once(
         import_paths=(os.getcwd(),),
         device=device,
         threads=threads,
+        layers=layers,
     )
     prepare(setup)
     run = SingleRun(geometry(setup))
@@ -122,9 +125,9 @@ def nudged_history(
     """
     import torch
 
-    from swathe.training.solo import Solo
+    from swathe.training.alone import alone
 
-    solo = Solo(recipe_from_config(config), device=geometry["device"], cache=home.data)
+    solo = alone(recipe_from_config(config), device=geometry["device"], cache=home.data)
     with torch.no_grad():
         for parameter in solo.network.parameters():
             parameter.mul_(1 + torch.finfo(torch.float32).eps)

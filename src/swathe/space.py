@@ -444,11 +444,15 @@ def put(config: Config, name: str, value: Any) -> None:
 
 
 class TrialComposer:
-    """Turns a trial's parameters into its config, and into what MLflow shows of it."""
+    """Turns a trial's parameters into its config, and into what MLflow shows of it.
 
-    def __init__(self, composed: ComposedSweep, space: Space) -> None:
+    `weights`: the digests of the weights that a transfer may name, see `swathe.weights`.
+    """
+
+    def __init__(self, composed: ComposedSweep, space: Space, weights: Mapping[str, str] | None = None) -> None:
         self._composed = composed
         self._space = space
+        self._weights = weights or {}
         self._groups = [name for name, parameter in space.parameters.items() if parameter.group]
         self._base = _trial_part(composed.config)
         self._by_choices: dict[tuple[Value, ...], tuple[Config, dict[str, Value]]] = {}
@@ -460,6 +464,9 @@ class TrialComposer:
             parameter = self._space.parameters[name]
             if not parameter.group:
                 put(config, name, parameter.decode(value))
+        transfer = config.get("transfer", {})
+        if (digest := self._weights.get(transfer.get("weights"))) is not None:
+            transfer["sha256"] = digest
         return config
 
     def logged_params(self, params: Mapping[str, Value]) -> dict[str, Value]:

@@ -3,6 +3,10 @@
 Each session of the driver appends to a file of its own, one JSON value a line; the first line describes the sweep. The
 recorder remembers how far it is, and removes a file that it has carried to MLflow whole. A kill of either process at
 any instant loses no line that was flushed: half a line at the end of a dead session's file was never flushed.
+
+MLflow must know what the study knows, no less and no more, and no kill of the driver can fall between two files. So
+records are staged here before the study is written, and carried once a line after them says that it was. What a dead
+driver has staged and not yet said so of is left to the next one, which asks the study: see `SpoolWriter.unsure`.
 """
 
 from __future__ import annotations
@@ -19,6 +23,13 @@ from swathe.home import write_aside
 
 # How much of the spool is carried at once (bytes): bounds the recorder's memory when it has to catch up.
 BATCH_BYTES = 4 << 20
+
+# The line that says that the study has what the lines before it are of.
+_WRITTEN = "written"
+_MARK = f'["{_WRITTEN}"]'
+_MARK_LINE = f"{_MARK}\n".encode()
+# The kind of a record that a dead driver had staged, for as long as nobody has asked the study.
+_UNSURE = "unsure"
 
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
@@ -60,35 +71,63 @@ def sweep_id(folder: Path) -> str:
 
 
 class SpoolWriter:
-    """The driver's end: records gather in memory and go to disk in one write a flush."""
+    """The driver's end: records gather in memory and go to disk in one write, at `stage` or `flush`.
+
+    `unsure` are the records that earlier sessions have staged when they died: whoever opens the spool adds those again
+    that are true. They are in this session's file, too, until its first `flush`, in case that it dies before.
+    """
 
     def __init__(self, folder: Path, header: object) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        # Of the latest session alone: it has taken over what was staged before it.
+        self.unsure = [record for session in _sessions(folder)[-1:] for record in _staged(_file(folder, session))]
         self.session = 1 + max([read_position(folder).session, *_sessions(folder)])
         # A storage URL in it can hold a password.
         self._file = os.open(_file(folder, self.session), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
         self._waiting: list[str] = []
-        self.add(header)
-        self.flush()
+        self._marked = True
+        self._write([_encode(header), *(_encode([_UNSURE, record]) for record in self.unsure)])
 
     def add(self, record: object) -> None:
         self._waiting.append(_encode(record))
 
+    def stage(self) -> None:
+        """Write what has gathered, before the study is written."""
+        if self._waiting:
+            lines, self._waiting, self._marked = self._waiting, [], False
+            self._write(lines)
+
     def flush(self) -> bool:
-        """Write what has gathered; return whether there was anything."""
-        if not self._waiting:
+        """Write what has gathered and let it be carried, now that the study has it; return whether there is any."""
+        self.stage()
+        if self._marked:
             return False
-        data = memoryview(("\n".join(self._waiting) + "\n").encode())
-        self._waiting.clear()
+        self._marked = True
+        self._write([_MARK])
+        return True
+
+    def _write(self, lines: Sequence[str]) -> None:
+        data = memoryview(("\n".join(lines) + "\n").encode())
         while data:
             data = data[os.write(self._file, data) :]
-        return True
 
     def close(self) -> None:
         if self._file >= 0:
             self.flush()
             os.close(self._file)
             self._file = -1
+
+
+def _staged(path: Path) -> list[Any]:
+    """Return the records of a dead session's file of which it does not say that the study has them."""
+    try:
+        whole = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    # Half a line at the end was never staged; the first line is the header.
+    lines = [json.loads(line) for line in whole[: whole.rfind(b"\n") + 1].splitlines()][1:]
+    last = max((index for index, line in enumerate(lines) if line == [_WRITTEN]), default=-1)
+    return [line[1] if line[0] == _UNSURE else line for line in lines[last + 1 :]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +171,17 @@ class SpoolReader:
                 return None
             start = max(self._at.offset, len(header))
             file.seek(start)
-            data = file.read(BATCH_BYTES) + file.readline()
-        data = data[: data.rfind(b"\n") + 1]
-        if not data:
-            return None
+            data = b""
+            while part := file.read(BATCH_BYTES):
+                # A line more, so that a mark is never cut in two.
+                data += part + file.readline()
+                if (end := data.rfind(_MARK_LINE)) >= 0:
+                    break
+            else:
+                return None
+        data = data[: end + len(_MARK_LINE)]
         records = [json.loads(line) for line in data.splitlines()]
+        records = [record for record in records if record[0] not in (_WRITTEN, _UNSURE)]
         return Batch(json.loads(header), records, Position(self._at.session, start + len(data)))
 
     def header(self) -> Any:
@@ -154,6 +199,8 @@ class SpoolReader:
         return any(session > self._session for session in _sessions(self._folder))
 
     def remove(self) -> None:
-        """Remove this session's file, when all of it is done and its driver writes no more."""
+        """Remove this session's file, as its driver writes no more, unless the next one must ask about its end."""
+        if _staged(_file(self._folder, self._session)):
+            return
         write_aside(self._folder / "position.json", json.dumps(Position(self._session, 0)).encode())
         _file(self._folder, self._session).unlink(missing_ok=True)

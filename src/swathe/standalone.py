@@ -19,8 +19,9 @@ from swathe.records import Failure, Records
 from swathe.reproduce import available
 from swathe.single import RunFailedError, SingleRun, train_once
 from swathe.tracking import check_uri
-from swathe.training import data
+from swathe.training import data, wording
 from swathe.training.recipe import recipe_from_config
+from swathe.weights import config_with_weights
 from swathe.worker import add_import_paths, load_function
 
 EXPERIMENT = "train"
@@ -56,7 +57,10 @@ def load(from_file: Path | None, overrides: Sequence[str]) -> tuple[Config, Sett
         values.pop("origin", None)
         config = override_values(values, overrides, str(from_file))
     settings = _settings(given, geometry)
-    return _checked(config), settings
+    if "transfer.weights" in {override.key_or_group for override in parse_overrides(overrides)}:
+        # Other weights than those of the file.
+        config["transfer"]["sha256"] = None
+    return _checked(config, settings), settings
 
 
 def _settings_given(overrides: Sequence[str]) -> dict[str, Any]:
@@ -136,14 +140,21 @@ def _settings(given: Mapping[str, Any], geometry: Mapping[str, Any]) -> Settings
     )
 
 
-def _checked(config: Config) -> Config:
-    """Refuse here what the training would refuse, so that nothing is recorded of it; raises `BadInputError`."""
+def _checked(config: Config, settings: Settings) -> Config:
+    """Refuse here what the training would refuse, so that nothing is recorded of it; raises `BadInputError`.
+
+    Returns the config with the digest of the weights that it names.
+    """
     if config.get("trainable"):
         add_import_paths((os.getcwd(),))
         load_function(config["trainable"])
-    else:
-        data.obtain(recipe_from_config(config).data, open_home().data)
-    return config
+        return config
+    home = open_home()
+    recipe = recipe_from_config(config)
+    data.ensure(recipe.data, home.data)
+    add_import_paths((os.getcwd(),))
+    wording.ensure(recipe, home.data)
+    return config_with_weights(config, home, settings.uri or home.tracking_uri)
 
 
 def train(config: Config, settings: Settings, home: Home, on_report: Callable[[Report], None]) -> tuple[SingleRun, str]:

@@ -145,6 +145,11 @@ class Study:
         """Optuna's own study, for its plots and importances."""
         return self._study
 
+    @property
+    def writes_at_once(self) -> bool:
+        """Whether what is said lasts without a `commit`: in a database each operation does."""
+        return self._store.journal is None
+
     def history(self) -> list[PastTrial]:
         """Return all trials by number; parameters of a trial that nobody has taken over yet may be missing."""
         return [
@@ -198,6 +203,11 @@ class Study:
         if self._store.journal is not None:
             with self._storing():
                 self._store.journal.commit()
+
+    def discard(self) -> None:
+        """Take the study with all its trials out of the storage; only `close` may follow."""
+        with self._storing():
+            self._storage.delete_study(self._study_id)
 
     def close(self) -> None:
         """Commit and let go of the storage."""

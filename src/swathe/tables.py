@@ -17,6 +17,7 @@ from swathe.diagnosis import counts_text
 from swathe.events import Report, TrialState, Value
 from swathe.reproduce import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, ROUNDING_FACTOR, Reproduction
 from swathe.training.diagnose import Action, Finding, Symptom
+from swathe.training.verdict import Outcome, Verdict
 from swathe.view import short
 
 # It imports Hydra, which only `swathe diagnose` needs.
@@ -32,6 +33,7 @@ _ACTIONS = {
     Action.TAG: "a tag only",
     Action.REFUSE: "refuses the sweep",
 }
+_OUTCOMES = {Outcome.OK: "green", Outcome.WARNING: "yellow", Outcome.ERROR: "red"}
 
 
 def params_text(params: Mapping[str, Value]) -> str:
@@ -174,6 +176,18 @@ def _verdict(result: Reproduction) -> list[str]:
     if result.differences:
         return [*lines, "What is not as it was:", *(f"  {line}" for line in result.differences)]
     return [*lines, "Engine, versions, device, threads and data are as they were."]
+
+
+def preflight(name: str, verdict: Verdict) -> Table:
+    """What a pre-flight looked at, a line each."""
+    title = f"Pre-flight of {name}, in {verdict.seconds:.1f} s"
+    table = Table(title=title, title_justify="left", expand=False)
+    table.add_column("what", no_wrap=True)
+    table.add_column("")
+    table.add_column("found", overflow="fold")
+    for one in verdict.checks:
+        table.add_row(one.subject, Text(one.outcome, style=_OUTCOMES[one.outcome]), Text(one.text))
+    return table
 
 
 def run_findings(result: RunFindings) -> Group:

@@ -11,9 +11,10 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from swathe.errors import bad_value
@@ -99,6 +100,37 @@ def shown(uri: str) -> str:
     return re.sub(r"//([^/@:\s]*):[^@\s]*@", r"//\1:***@", uri)
 
 
+class PastTrial(Protocol):
+    """What the study knows of a trial."""
+
+    @property
+    def state(self) -> TrialState: ...
+    @property
+    def values(self) -> Mapping[int, float]: ...
+
+
+def is_known(record: Sequence[Any], history: Mapping[int, PastTrial]) -> bool:
+    """Whether the study, `history` by number, has what a record is of that a driver had staged when it died."""
+    kind, *rest = record
+    match kind:
+        case "sweep":
+            return True
+        case "finish":
+            # Whoever goes on with the sweep finishes it.
+            return False
+    trial = history.get(rest[0])
+    if trial is None:
+        return False
+    match kind:
+        case "metrics":
+            return int(rest[1]) in trial.values
+        case "end" if rest[1] is not None:
+            return trial.state is TrialState(rest[1])
+        case "text":
+            return trial.state.final
+    return True
+
+
 class Recorder:
     """Takes what happens in a sweep; after `flush` it is on disk, and soon in MLflow."""
 
@@ -137,8 +169,18 @@ class Recorder:
         """A trial is over; `state` None: it was interrupted and will go on."""
         self._spool.add(("end", trial, None if state is None else state.value, dict(tags), time))
 
+    def stage(self) -> None:
+        """Put everything on disk, before the study gets what it is of: MLflow has it after the next `flush`."""
+        self._spool.stage()
+
+    def recall(self, known: Callable[[Sequence[Any]], bool]) -> None:
+        """Take up what an earlier session had staged when it died: that which the study knows of."""
+        for record in self._spool.unsure:
+            if known(record):
+                self._spool.add(record)
+
     def flush(self) -> None:
-        """Put everything on disk, in one write, and wake the recorder."""
+        """Put everything on disk, now that the study has what it is of, and wake the recorder."""
         if self._spool.flush():
             self._wake()
 

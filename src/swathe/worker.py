@@ -28,7 +28,10 @@ from swathe import function
 from swathe.diagnosis import Rule, TrialDiagnosis, fact_tags, recipe_facts
 from swathe.errors import BadInputError, bad_value
 from swathe.events import Config, Decision, Direction, Failed, Finished, Report, Reported, Slots
+from swathe.preflight_task import PreflightTask
 from swathe.training.diagnose import Action, Facts
+from swathe.training.symptoms import LAYER_NORMS
+from swathe.training.verdict import Verdict
 
 # Reports that nobody waits for are sent together, at most this late (seconds).
 FLUSH_SECONDS = 0.2
@@ -71,11 +74,19 @@ class LaneUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Checked:
+    """What the pre-flight says of a sweep, before any of its trials trains."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSetup:
     """What a worker must know once: paths for imports, the data cache, its device, its threads, and its lanes.
 
     `slots`, `compile` and `memory_fraction` are the options of `lanes` in the config; `diagnosis` None: trials are not
-    diagnosed.
+    diagnosed. `preflight`: what to try before the first trial, None where nothing is or its verdict is known. `layers`:
+    whether reports have the gradient's norm of every layer.
     """
 
     trainable: str | None
@@ -90,6 +101,8 @@ class WorkerSetup:
     compile: str = "auto"
     memory_fraction: float = 0.5
     diagnosis: Rule | None = None
+    preflight: PreflightTask | None = None
+    layers: bool = False
 
     @property
     def data(self) -> Path:
@@ -100,7 +113,7 @@ class WorkerSetup:
 Message = Job | Decision
 End = Finished | Failed
 # What a worker says besides reports.
-Said = End | Note | Slots | LaneUse
+Said = End | Note | Slots | LaneUse | Checked
 Emitted = Reported | Said
 
 
@@ -231,8 +244,8 @@ class ThreadChannel:
             for event in said:
                 if isinstance(event, End):
                     self._inbox.forget(event.trial)
-                # Whoever says how many trials it can take waits for them.
-                urgent = urgent or isinstance(event, End | Slots)
+                # Whoever says how many trials it can take waits for them, and all wait for the pre-flight.
+                urgent = urgent or isinstance(event, End | Slots | Checked)
             if urgent or late:
                 self._urgent = True
                 self._condition.notify_all()
@@ -454,11 +467,11 @@ class Pace:
 
 
 def _train_recipe(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | None:
+    from swathe.training.alone import alone
     from swathe.training.diagnose_facts import dataset_facts
     from swathe.training.recipe import recipe_from_config
-    from swathe.training.solo import Solo
 
-    solo = Solo(recipe_from_config(job.config), device=setup.device, cache=setup.data)
+    solo = alone(recipe_from_config(job.config), device=setup.device, cache=setup.data)
     data = solo.dataset
     facts = recipe_facts(solo.recipe, dataset_facts(data), solo.steps, setup.metric)
     diagnosis = TrialDiagnosis(setup.diagnosis, facts)
@@ -470,7 +483,7 @@ def _train_recipe(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | Non
     for epoch, metrics, seconds in solo.reports(should_stop=lambda: channel.stopped(job.trial)):
         if pace.settle():
             return None
-        report = diagnosis.judge(Report(job.trial, epoch, metrics, seconds, time.time()))
+        report = diagnosis.judge(Report(job.trial, epoch, reported(setup, metrics), seconds, time.time()))
         pace.send(report)
         if reaches_target(setup, metrics):
             # The sweep ends with this report, and its winner's model is the one that made it.
@@ -482,6 +495,13 @@ def _train_recipe(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | Non
     if pace.settle() or not is_better(setup, metrics.get(setup.metric), job.best):
         return None
     return serialise(solo.state_dict())
+
+
+def reported(setup: WorkerSetup, metrics: Mapping[str, float]) -> Mapping[str, float]:
+    """Return the metrics of a recipe's report that are sent: norms by layer, which are many, only if asked for."""
+    if setup.layers:
+        return metrics
+    return {name: value for name, value in metrics.items() if not name.startswith(LAYER_NORMS)}
 
 
 def is_better(setup: WorkerSetup, value: float | None, best: float | None) -> bool:

@@ -240,6 +240,17 @@ def test_a_killed_workers_trial_runs_again(tmp_path: Path) -> None:
         assert sorted(steps) == [1, 2, 3, 4, 5]
 
 
+def test_a_trial_that_hangs_is_ended_and_the_others_go_on(tmp_path: Path) -> None:
+    sweep = swathes.write_function_sweep(tmp_path, "hangs_above_a_half", trials=6)
+    outcome = swathes.read(tmp_path, "launch", sweep, "sweep.trial_timeout=3", "sweep.retries=0", "cluster.workers=2")
+    assert not outcome["failed"]
+    for trial in study_of(tmp_path, "f").get_trials():
+        hangs = trial.params["params.x"] > 0.5
+        assert trial.state is (TrialState.FAIL if hangs else TrialState.COMPLETE)
+        assert not hangs or "nothing was heard of its trials for 3 s" in trial.user_attrs["reason"]
+    assert {run.info.status for run in runs_of(tmp_path, "f").values()} == {"FAILED", "FINISHED"}
+
+
 def launch_and_wait_for_trials(folder: Path, sweep: str) -> Any:
     process = swathes.start(folder, "launch", sweep)
     journal = folder / ".swathe" / "sweeps" / "f" / "sweep.log"
@@ -248,11 +259,11 @@ def launch_and_wait_for_trials(folder: Path, sweep: str) -> Any:
     return process
 
 
-def check_continues(folder: Path, sweep: str) -> None:
+def check_continues(folder: Path, *command: str) -> None:
     before = {t.number: t for t in study_of(folder, "f").get_trials() if t.state.is_finished()}
     assert list(before) == [0, 1, 2]
     (folder / "marker").touch()
-    swathes.succeed(folder, "launch", sweep)
+    swathes.succeed(folder, *command)
     after = study_of(folder, "f").get_trials()
     assert [trial.state for trial in after] == [TrialState.COMPLETE] * 8
     assert all(after[number] == trial for number, trial in before.items())
@@ -270,7 +281,7 @@ def test_an_interrupt_stops_gently_and_the_launch_goes_on(tmp_path: Path) -> Non
     assert "Go on with it:" in said
     assert f"swathe launch {sweep}" in said
     assert "stopped with" in swathes.succeed(tmp_path, "status", "f")
-    check_continues(tmp_path, sweep)
+    check_continues(tmp_path, "launch", sweep)
 
 
 @pytest.mark.slow
@@ -280,7 +291,7 @@ def test_two_interrupts_stop_at_once_and_nothing_is_lost(tmp_path: Path) -> None
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=120) == 130
-    check_continues(tmp_path, sweep)
+    check_continues(tmp_path, "launch", sweep)
 
 
 @pytest.mark.slow
@@ -294,7 +305,7 @@ def test_stop_from_another_terminal_and_a_second_driver_is_refused(tmp_path: Pat
     assert "Asked sweep 'f' to stop" in swathes.succeed(tmp_path, "stop", "f")
     assert process.wait(timeout=120) == 130
     assert swathes.run(tmp_path, "stop", "f").returncode == 2
-    check_continues(tmp_path, sweep)
+    check_continues(tmp_path, "launch", sweep)
 
 
 @pytest.mark.slow
@@ -303,7 +314,7 @@ def test_a_killed_driver_loses_nothing(tmp_path: Path) -> None:
     process = launch_and_wait_for_trials(tmp_path, sweep)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=60)
-    check_continues(tmp_path, sweep)
+    check_continues(tmp_path, "resume", "f")
 
 
 @pytest.mark.slow
@@ -330,7 +341,7 @@ def test_sigterm_stops_gently_as_an_interrupt_does(tmp_path: Path) -> None:
     process.terminate()
     assert process.wait(timeout=120) == 130
     assert "SIGTERM" not in (tmp_path / "output.txt").read_text()
-    check_continues(tmp_path, sweep)
+    check_continues(tmp_path, "launch", sweep)
 
 
 @pytest.mark.slow

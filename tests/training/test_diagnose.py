@@ -722,6 +722,16 @@ def test_small_weights_that_let_only_the_bias_learn_vanish() -> None:
     assert first_at(Symptom.VANISHING, history) == 3
 
 
+def test_layers_say_by_how_much_a_gradient_shrinks() -> None:
+    by_layer = {"grad_norm/01.linear1": 1e-9, "grad_norm/02.linear2": 1e-5, "grad_norm/03.linear3": 0.25}
+    by_layer |= {"grad_norm/04.linear4": 0.5, "grad_norm/05.output": 1.0}
+    flat = healthy(5, train=FLAT[:5], val=FLAT[:5], grad_norm_first=1e-9)
+    evidence = found(Symptom.VANISHING, [{**report, **by_layer} for report in flat]).evidence
+    assert "; in each layer it is 0.25 times that of the next one (median), least in 02.linear2 (4e-05)." in evidence
+    broken = [{**report, **by_layer, "grad_norm/05.output": math.nan} for report in flat]
+    assert "in each layer" not in found(Symptom.VANISHING, broken).evidence
+
+
 def test_a_slope_is_that_of_validation_where_training_is_noisier() -> None:
     val = [1.1 - 0.0006 * report for report in range(20)]
     history = reports(noisy([1.1] * 20, 0.01), val, update_ratio=2.5e-5, grad_norm=0.9)

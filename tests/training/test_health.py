@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from swathe.training.health import Units, first_and_last_weights, peak_memory, update_ratios
+from swathe.training.health import Units, first_and_last_weights, layer_metrics, peak_memory, update_ratios
 from swathe.training.lanes import LaneBlock
 from swathe.training.models import build
 from swathe.training.optim import Update
 from swathe.training.recipe import Recipe, recipe_from_config
 from swathe.training.solo import Solo, evaluation_parts
+from swathe.training.symptoms import LAYER_NORMS
 
 DEPTH = ("grad_norm_first", "grad_norm_last", "update_ratio")
 
@@ -64,7 +65,9 @@ def test_lanes_report_what_a_trial_alone_does(config: dict[str, Any], cache: Pat
     for tag, laned in as_lanes(recipes, cache).items():
         for ours, theirs in zip(alone(recipes[tag], cache), laned, strict=True):
             assert ours.keys() == theirs.keys()
-            for name in (*DEPTH, "dead_units", "saturated_units"):
+            layers = [name for name in ours if name.startswith(LAYER_NORMS)]
+            assert len(layers) == 3
+            for name in (*DEPTH, *layers, "dead_units", "saturated_units"):
                 assert ours.get(name, 0.0) == pytest.approx(theirs.get(name, 0.0), rel=1e-3, abs=1e-6), name
 
 
@@ -153,8 +156,35 @@ def test_the_norms_by_depth_are_those_of_the_weights_before_clipping() -> None:
         )
     )
     norms = Update(model, one.optim, one.regularization).step_by_depth(loss, 1e-3)
-    weights = [gradient for name, gradient in gradients.items() if name.endswith("weight")]
-    torch.testing.assert_close(norms[1:], torch.stack([weights[0].norm(), weights[-1].norm()]))
+    first, between, last = [gradient.norm() for name, gradient in gradients.items() if name.endswith("weight")]
+    torch.testing.assert_close(norms[1:], torch.stack([first, last, between]))
+
+
+def test_a_report_has_every_layer_in_the_network_s_order(cache: Path) -> None:
+    one = recipe(model={"hidden": [80, 70, 12, 9]})
+    for report in (alone(one, cache)[0], as_lanes([one], cache)[0][0]):
+        layers = {name: value for name, value in report.items() if name.startswith(LAYER_NORMS)}
+        layered = [f"grad_norm/0{at}.linear{at}" for at in range(1, 5)]
+        assert list(layers) == [*layered, "grad_norm/05.output"]
+        assert list(layers) == sorted(layers)
+        norms = list(layers.values())
+        assert (norms[0], norms[-1]) == (report["grad_norm_first"], report["grad_norm_last"])
+        assert len(set(norms)) == 5
+
+
+@pytest.mark.parametrize("hidden", [[], [5]])
+def test_a_network_may_have_hardly_any_layers(hidden: list[int], cache: Path) -> None:
+    one = recipe(model={"hidden": hidden})
+    for report in (alone(one, cache)[0], as_lanes([one], cache)[0][0]):
+        layers = [value for name, value in report.items() if name.startswith(LAYER_NORMS)]
+        assert layers == [report["grad_norm_first"], report["grad_norm_last"]][: len(hidden) + 1]
+
+
+def test_what_is_no_matrix_is_no_layer() -> None:
+    names = ["0.weight", "0.bias", "1.weight", "embedding.weight"]
+    shapes = [torch.Size(shape) for shape in [(4, 3), (4,), (4,), (9, 2)]]
+    assert layer_metrics(names, shapes) == ["grad_norm/01.0", "grad_norm/02.embedding"]
+    assert layer_metrics(names[1:3], shapes[1:3]) == []
 
 
 def test_the_first_and_the_last_weights_are_matrices() -> None:

@@ -47,7 +47,9 @@ def test_classes_are_chosen_by_name() -> None:
 
 @pytest.mark.parametrize("name", recipe.MODELS)
 def test_a_model_survives_the_way_through_a_dictionary(name: str) -> None:
-    built = recipe_from_config({"model": {"name": name}})
+    # A GPT reads texts alone.
+    data = {"name": "stdlib_text" if name == "gpt" else "digits"}
+    built = recipe_from_config({"model": {"name": name}, "data": data})
     assert built.model.name == name
     assert recipe_from_config(dataclasses.asdict(built)) == built
 
@@ -67,7 +69,47 @@ def test_a_recipe_survives_the_way_through_a_dictionary(optim: str, schedule: st
     assert recipe_from_config(dataclasses.asdict(built)) == built
 
 
+LANGUAGE = {"name": "stdlib_text"}
+TEXTS = {"name": "text", "path": "texts"}
+SERIES = {"name": "series", "path": "s.csv", "target": "y"}
 REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"data": TEXTS}, "model.name: 'mlp' is not allowed; allowed: lstm, transformer with data.name text"),
+    ({"data": LANGUAGE, "model": {"name": "transformer"}}, "allowed: lstm, gpt with data.name stdlib_text"),
+    ({"data": TEXTS, "model": {"name": "gpt"}}, "lstm, transformer with data.name text and data.task classification"),
+    ({"data": SERIES, "model": {"name": "cnn"}}, "'cnn' is not allowed; allowed: mlp, deep_mlp, lstm, transformer"),
+    ({"model": {"name": "gpt"}}, "model.name: 'gpt'"),
+    ({"model": {"name": "lstm"}, "data": {"name": "iris"}}, "'lstm' is not allowed; allowed: mlp, deep_mlp"),
+    ({"model": {"name": "transformer", "heads": 5}}, "model.heads: 5 is not allowed; allowed: 1, 2, 4, 8, 16, 32 with"),
+    ({"model": {"name": "transformer", "norm": "batch"}}, "model.norm: 'batch' is not allowed; allowed: none, layer"),
+    (
+        {"model": {"name": "transformer", "depth": 51}},
+        "model.depth: 51 is not allowed; allowed: an integer from 1 to 50",
+    ),
+    ({"model": {"name": "transformer", "positions": "none"}}, "allowed: learned, sinusoidal"),
+    ({"model": {"name": "transformer", "norm_first": 1}}, "model.norm_first: 1 is not allowed; allowed: true, false"),
+    ({"model": {"name": "lstm", "activation": "relu"}}, "model.activation: 'relu' is not allowed; allowed: tanh"),
+    ({"model": {"name": "lstm", "norm": "layer"}}, "model.norm: 'layer' is not allowed; allowed: none"),
+    ({"model": {"name": "lstm", "layers": 0}}, "model.layers: 0"),
+    ({"data": {**TEXTS, "path": ""}}, "data.path: '' is not allowed; allowed: the path of a file or a folder"),
+    ({"data": {**TEXTS, "task": "regression"}}, "allowed: classification, language_model"),
+    (
+        {"data": {**LANGUAGE, "task": "classification"}},
+        "data.task: 'classification' is not allowed; allowed: language_model",
+    ),
+    ({"data": {**LANGUAGE, "tokens": "words"}}, "data.tokens: 'words' is not allowed; allowed: characters"),
+    ({"data": {**TEXTS, "vocabulary": 2}}, "data.vocabulary: 2 is not allowed; allowed: an integer, at least 3"),
+    ({"data": {**TEXTS, "length": 0}}, "data.length: 0"),
+    ({"data": {**TEXTS, "classes": [0, 1]}}, "data.classes: [0, 1] is not allowed; allowed: null with data.name text"),
+    ({"data": {**SERIES, "task": "classification"}}, "data.id: None is not allowed; allowed: the name of a column"),
+    ({"data": {**SERIES, "id": "y"}}, "data.id: 'y' is not allowed; allowed: another column than data.target"),
+    (
+        {"data": {**SERIES, "task": "classification", "id": "i", "classes": [0, 1]}},
+        "data.classes: [0, 1] is not allowed; allowed: null with data.name series",
+    ),
+    (
+        {"data": SERIES, "regularization": {"label_smoothing": 0.1}},
+        "regularization.label_smoothing: 0.1 is not allowed; allowed: 0 with data.task regression",
+    ),
     ({"lr": 0.1}, "lr: 0.1 is not allowed; allowed: one of the keys model, data, optim"),
     ({"model": "mlp"}, "model: 'mlp' is not allowed; allowed: a group"),
     ({"model": {"name": "mpl"}}, "model.name: 'mpl' is not allowed; allowed: mlp, cnn"),
@@ -105,7 +147,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model": {"name": "resnet_cifar", "depth": True}}, "model.depth: True"),
     (
         {"model": {"name": "resnet18"}, "data": CSV_FILE},
-        "model.name: 'resnet18' is not allowed; allowed: mlp, deep_mlp with data.name csv",
+        "model.name: 'resnet18' is not allowed; allowed: mlp, deep_mlp, gan with data.name csv",
     ),
     ({"model": {"init": "zeros"}}, "model.init: 'zeros' is not allowed; allowed: default, xavier_uniform"),
     ({"model": {"hidden": 128}}, "model.hidden: 128 is not allowed; allowed: a list of integers"),
@@ -113,7 +155,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model": {"hidden": [True]}}, "model.hidden: [True]"),
     ({"model": {"name": "cnn", "channels": []}}, "model.channels: []"),
     ({"model": {"name": "cnn", "channels": [4, 4, 4, 4]}}, "at most 3 entries with data.name digits"),
-    ({"model": {"name": "cnn"}, "data": CSV_FILE}, "model.name: 'cnn' is not allowed; allowed: mlp, deep_mlp with"),
+    (
+        {"model": {"name": "cnn"}, "data": CSV_FILE},
+        "model.name: 'cnn' is not allowed; allowed: mlp, deep_mlp, gan with",
+    ),
     (
         {"data": {"name": "cifar"}},
         "data.name: 'cifar' is not allowed; allowed: digits, fashion_mnist, mnist, cifar10, cifar100, breast_cancer, ",

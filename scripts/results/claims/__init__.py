@@ -4,13 +4,16 @@ from scripts.results.claims import (
     batch_size,
     early_stopping,
     exploding,
+    fine_tuning,
     learning_rate,
+    mixed_precision,
     mnist_headline,
     normalization,
     optimizers_compared,
     regularization,
     schedules,
     vanishing,
+    warmup,
 )
 
 CLAIMS = {
@@ -25,6 +28,9 @@ CLAIMS = {
         schedules,
         optimizers_compared,
         batch_size,
+        fine_tuning,
+        warmup,
+        mixed_precision,
         mnist_headline,
     )
 }

@@ -15,6 +15,8 @@ says nothing; only losses and gradient norms that are not finite say something t
 * `grad_norm`, `grad_norm_max`: mean and maximum over the report's steps of the gradient's global L2 norm, unclipped.
 * `grad_norm_first`, `grad_norm_last`: mean over the steps, or some of them, of the L2 norm of the gradient of the
   first and of the last weight matrix that is trained, unclipped.
+* `grad_norm/NAME`: the same of every weight matrix, by names whose alphabetical order is that of the layers: they make
+  the evidence of a vanishing gradient more precise.
 * `update_ratio`: mean over the steps, or some of them, of an update's L2 norm by that of the parameters before it, over
   all trained parameters; no unit. About 1e-3 in good health.
 * `dead_units`: share, 0 to 1, of the units behind ReLU-like activations that are 0 for every example of a batch. Of a
@@ -46,6 +48,9 @@ near zero mean nothing; a loss below `good` (10 %) of it, above the least that i
     different sizes and a small validation part look learned otherwise;
   - the gradient of the first or the last weights is exactly 0 for as many reports, as of frozen layers. Silent where
     dead or saturated units may be why, unless the loss falls.
+  Of loaded weights (`Facts.pretrained`) neither the first loss nor the first saturation is judged: on another task they
+  are surely wrong at first. Where they are right already, ten times guessing is diverged. What a transfer freezes is
+  not trained, so that `grad_norm_first` is that of the first weights which are.
 * vanishing: the first layer's gradient is below 1e-4 of the last one's, or of the whole, as the last layer's bias alone
   has one where small weights let nothing through, while the loss moves by less than `flat`. For `vanishing_reports`
   (3) in a row, as loss and gradient of a deep network may be so for a moment; silent where the loss is good (then being
@@ -155,7 +160,7 @@ def _grown(run: Run) -> str | None:
     if train is None or start is None or unit is None or start <= 0:
         return None
     factor = run.thresholds.diverged_loss
-    if train <= factor * max(start, run.thresholds.flat * unit):
+    if train <= factor * max(start, unit if run.facts.pretrained else run.thresholds.flat * unit):
         return None
     return (
         f"The training loss is {number(train)} at report {run.report.number}, "
@@ -198,7 +203,7 @@ def _other_rate(run: Run, verb: str) -> str:
 
 
 def _broken(run: Run) -> Finding | None:
-    evidence = _starts_too_high(run) or _starts_saturated(run)
+    evidence = None if run.facts.pretrained else _starts_too_high(run) or _starts_saturated(run)
     if evidence is not None:
         what = "inputs" if run.facts.classes is not None else "inputs and targets"
         advice = f"Normalise the {what} and check the scale of the initial weights, of the last layer above all."
@@ -314,8 +319,23 @@ def _vanishing(run: Run) -> Finding | None:
     )
     if report.saturated:
         evidence += f"; {percent(report.saturated)} of the sigmoid and tanh outputs are saturated"
+    evidence += _layer_by_layer(report)
     advice = "Use ReLU, batch normalisation, residual connections, or the He or Xavier initialisation."
     return Finding(Symptom.VANISHING, f"{evidence}.", advice, Action.TAG)
+
+
+def _layer_by_layer(report: Report) -> str:
+    """Say by how much the gradient shrinks from a layer to the one before it, where it is known of every layer."""
+    shares = [
+        (before / after, name)
+        for (name, before), (_, after) in pairwise(report.layers)
+        if after > 0 and math.isfinite(before / after)
+    ]
+    if len(shares) < 2:
+        return ""
+    least, name = min(shares)
+    usual = number(median(share for share, _ in shares))
+    return f"; in each layer it is {usual} times that of the next one (median), least in {name} ({number(least)})"
 
 
 def _has_vanished(report: Report, thresholds: Thresholds) -> bool:

@@ -25,11 +25,11 @@ def dataset_facts(
     Of many examples of one class and few of another it costs less than ln(classes), and naming the commonest is right
     more often than 1 / classes.
     """
-    parts = dataset.train_y, dataset.val_y
+    parts = dataset.train_y.flatten(), dataset.val_y.flatten()
     if dataset.classes:
         counts = [part.bincount(minlength=dataset.classes) for part in parts]
         losses = [_entropy(one) for one in counts]
-        accuracy = counts[1].max().item() / len(dataset.val_y)
+        accuracy = counts[1].max().item() / len(parts[1])
     else:
         losses, accuracy = [part.var(correction=0).item() for part in parts], None
     # Where all targets are alike, guessing costs nothing and measures nothing.

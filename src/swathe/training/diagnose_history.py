@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from swathe.training.symptoms import Facts, Metrics, Thresholds, finite
+from swathe.training.symptoms import LAYER_NORMS, Facts, Metrics, Thresholds, finite
 
 # E|median of |x - 2y + z|| / sigma for independent normal x, y, z: 0.6745 * sqrt(6).
 _SECOND_DIFFERENCE = 1.652
@@ -29,6 +30,8 @@ class Report:
     update: float | None
     dead: float | None
     saturated: float | None
+    # The gradient's norm of each layer by its name, from the first to the last, where all are known.
+    layers: tuple[tuple[str, float], ...]
 
     @property
     def first_share(self) -> float | None:
@@ -55,7 +58,15 @@ def _read(metrics: Metrics, number: int) -> Report:
         finite(given("update_ratio")),
         finite(given("dead_units")),
         finite(given("saturated_units")),
+        _layers(metrics),
     )
+
+
+def _layers(metrics: Metrics) -> tuple[tuple[str, float], ...]:
+    named = sorted((name, value) for name, value in metrics.items() if name.startswith(LAYER_NORMS))
+    if not all(math.isfinite(value) for _, value in named):
+        return ()
+    return tuple((name.removeprefix(LAYER_NORMS), value) for name, value in named)
 
 
 @dataclass(frozen=True, slots=True)

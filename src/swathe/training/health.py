@@ -2,6 +2,9 @@
 
 * `grad_norm_first`, `grad_norm_last`: L2 norm of the gradient of the first and of the last weight matrix, in the
   epoch's last step, with penalties and before clipping, as `grad_norm`.
+* `grad_norm/LAYER`: the same of each weight matrix, counted from 01 in the network's order, as
+  `grad_norm/02.linear2`; not where stages are frozen. A report has them, and whoever passes it on leaves them out
+  unless they are asked for.
 * `update_ratio`: L2 norm of the epoch's last update by that of all parameters before it.
 * `dead_units`: share of the units behind a ReLU that are 0 for every example of a part of validation, of at most 1,024
   examples; the mean over the parts.
@@ -18,10 +21,12 @@ from __future__ import annotations
 import math
 import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from swathe.training.symptoms import LAYER_NORMS
 
 # Layers whose units can be 0 for ever, and whose outputs can be at an end of their range.
 _MAY_DIE = (nn.ReLU,)
@@ -37,16 +42,38 @@ def first_and_last_weights(shapes: Iterable[torch.Size]) -> tuple[int, int]:
     return matrices[0], matrices[-1]
 
 
+def layer_metrics(names: Sequence[str], shapes: Iterable[torch.Size]) -> list[str]:
+    """Return the metrics of the gradient's norm by layer, in order: one for each parameter that is a matrix."""
+    matrices = [name for name, shape in zip(names, shapes, strict=True) if len(shape) > 1]
+    digits = max(2, len(str(len(matrices))))
+    layers = (name.removesuffix(".weight") for name in matrices)
+    return [f"{LAYER_NORMS}{at:0{digits}}.{layer}" for at, layer in enumerate(layers, start=1)]
+
+
+def layers_between(shapes: Iterable[torch.Size]) -> list[int]:
+    """Return which parameters are the weight matrices between the first and the last."""
+    return [index for index, shape in enumerate(shapes) if len(shape) > 1][1:-1]
+
+
+def gradient_metrics(norms: Sequence[float], layers: Sequence[str]) -> dict[str, float]:
+    """Return the metrics of a step's norms: of the whole, of the first and the last weights, and of those between."""
+    _, first, last, *between = norms
+    ends = {"grad_norm_first": first, "grad_norm_last": last}
+    in_order = [first, *between, last] if len(layers) > 1 else [first]
+    return {**ends, **(dict(zip(layers, in_order, strict=True)) if layers else {})}
+
+
 def update_ratios(before: Tensor, after: Tensor) -> list[float]:
     """Return how far a step has moved the parameters of each lane `[K, parameters]`, by their norm before it.
 
-    0 where that is 0. Row by row: a row's sum must not depend, in its last bits, on how many rows there are.
+    0 where that is 0. Row by row: a row's sum must not depend, in its last bits, on how many rows there are. What
+    `before` holds is overwritten: one tensor less that goes through the cache.
     """
-    moved = after - before
-    squares = [torch.dot(row, row) for rows in (moved, before) for row in rows]
+    squares = [torch.dot(row, row) for row in before.unbind()]
+    squares += [torch.dot(row, row) for row in before.sub_(after).unbind()]
     numbers = torch.stack(squares).tolist()
     lanes = len(before)
-    return [math.sqrt(new / old) if old else 0.0 for new, old in zip(numbers[:lanes], numbers[lanes:], strict=True)]
+    return [math.sqrt(new / old) if old else 0.0 for old, new in zip(numbers[:lanes], numbers[lanes:], strict=True)]
 
 
 def peak_memory(device: str) -> float:
@@ -95,10 +122,11 @@ class Units:
     def _watch_relu(self, layer: nn.Module, given: object, output: Tensor) -> None:
         if not self._on:
             return
-        # A channel of a convolution is one unit.
-        others = [axis for axis in range(output.dim()) if axis != 1]
+        # A channel of a convolution is one unit, and so is a unit at all steps of a sequence `[batch, length, units]`.
+        unit = 2 if output.dim() == 3 else 1
+        others = [axis for axis in range(output.dim()) if axis != unit]
         self._dead.append((output.amax(others) <= 0).sum())
-        self._units += output.shape[1]
+        self._units += output.shape[unit]
 
     def _watch_bounded(self, layer: nn.Module, given: object, output: Tensor) -> None:
         if not self._on:

@@ -24,24 +24,33 @@ import torch
 from torch import Tensor
 
 from swathe.training import (
+    augment,
     health,
     lane_graph,
     lane_layout,
     lane_modules,
     lane_optim,
     lane_program,
+    lstm,
     models,
     precision,
     resnet,
+    sequences,
+    streams,
+    transfer,
+    transformer,
 )
 from swathe.training.lane_program import Geometry, Graph, Network
-from swathe.training.recipe import MODELS
+from swathe.training.recipe import MODELS, SequenceShape
 
 _STEP, _EVALUATION = "step.so", "evaluation.so"
 # Letters of a failure that fit into a line.
 _MOST_TEXT = 200
 # What a program is made from, besides its geometry.
-_SOURCES = (health, lane_graph, lane_layout, lane_modules, lane_optim, lane_program, models, precision, resnet)
+_SOURCES = (
+    *(augment, health, lane_graph, lane_layout, lane_modules, lane_optim, lane_program, models, precision, resnet),
+    *(lstm, sequences, streams, transfer, transformer),
+)
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
 
@@ -129,6 +138,8 @@ def _geometry(plain: dict[str, Any]) -> Geometry:
     model = MODELS[plain["model"]["name"]](**plain["model"])
     shape = plain["image_shape"]
     kept = {key: value for key, value in plain.items() if key not in ("model", "dtype", "image_shape")}
+    kept["augmentation"] = tuple(kept["augmentation"])
+    kept["sequence"] = None if kept["sequence"] is None else SequenceShape(**kept["sequence"])
     return Geometry(model=model, dtype=_DTYPES[plain["dtype"]], image_shape=tuple(shape) if shape else None, **kept)
 
 
@@ -163,7 +174,7 @@ def _compile(geometry: Geometry, folder: Path) -> None:
         for path in (work, ready):
             path.mkdir()
         for name, (graph, inputs) in zip((_STEP, _EVALUATION), Network(geometry).graphs(), strict=True):
-            _compile_graph(graph, inputs, work / name, geometry.threads)
+            _compile_graph(graph, inputs, work / name, geometry)
         # A GPU's kernels lie beside the library, which is all that there is for a CPU.
         kept = ("*.so",) if geometry.device == "cpu" else ("*.so", "*.cubin")
         for pattern in kept:
@@ -172,10 +183,13 @@ def _compile(geometry: Geometry, folder: Path) -> None:
         ready.rename(folder)
 
 
-def _compile_graph(graph: Any, inputs: list[Tensor], library: Path, threads: int) -> None:
+def _compile_graph(graph: Any, inputs: list[Tensor], library: Path, geometry: Geometry) -> None:
     import torch._inductor
 
-    options = {"aot_inductor.output_path": str(library), "cpp.threads": threads, "compile_threads": 1}
+    options = {"aot_inductor.output_path": str(library), "cpp.threads": geometry.threads, "compile_threads": 1}
+    if geometry.augmentation:
+        # All places that pixels are taken from lie inside, and to check each again takes a third of the time.
+        options["assert_indirect_indexing"] = False
     with torch.no_grad():
         torch._inductor.aot_compile(graph, tuple(inputs), options=options)
     environment: Any = inputs[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +72,21 @@ class Layout:
         index = next(index for index, piece in enumerate(self.pieces) if tensor in piece.tensors)
         begin = self.offsets[tensor] - self.pieces[index].begin
         return index, slice(begin, begin + self.shapes[tensor].numel())
+
+    def runs(self, groups: Sequence[int]) -> list[list[tuple[int, int]]]:
+        """Return, of each piece, in which group its columns are, one after the other, and how many; gaps included.
+
+        `groups` has the group of each tensor.
+        """
+        found: list[list[tuple[int, int]]] = []
+        for piece in self.pieces:
+            begins = [self.offsets[index] for index in piece.tensors]
+            runs: list[tuple[int, int]] = []
+            for index, begin, end in zip(piece.tensors, begins, [*begins[1:], piece.end], strict=True):
+                before = runs.pop()[1] if runs and runs[-1][0] == groups[index] else 0
+                runs.append((groups[index], before + end - begin))
+            found.append(runs)
+        return found
 
     def tensors(self, rows: Tensor) -> list[Tensor]:
         """Return each tensor of `rows` `[K, width]` as a view `[K, *shape]`."""

@@ -62,7 +62,8 @@ class LaneBatchNorm(BatchNorm):
     """Batch normalisation (Ioffe & Szegedy 2015) that leaves its batch's statistics to be taken by the caller.
 
     After a forward pass in training mode, `statistics` is the batch's mean and its unbiased variance `[features]`,
-    which the running ones are to be moved towards: `running * (1 - momentum) + statistics * momentum`.
+    which the running ones are to be moved towards: `running * (1 - momentum) + statistics * momentum`. After
+    `may_freeze` it has a flag `frozen` `[]` with which it normalises by the running ones instead, as in evaluation.
     """
 
     def __init__(self, layer: BatchNorm | _BatchNorm) -> None:
@@ -70,6 +71,10 @@ class LaneBatchNorm(BatchNorm):
         _take_over(layer, self)
         self._buffers.pop("num_batches_tracked", None)
         self.statistics: tuple[Tensor, Tensor] | None = None
+
+    def may_freeze(self) -> None:
+        """Have a flag for each lane that says whether it is frozen."""
+        self.register_buffer("frozen", torch.zeros((), dtype=torch.bool), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         # In which torch's kernel has the statistics too.
@@ -80,6 +85,9 @@ class LaneBatchNorm(BatchNorm):
         count = x.numel() // x.shape[1]
         unbiased = variance.detach() * (count / (count - 1))
         self.statistics = (mean.detach(), unbiased.to(wide.dtype))
+        if (frozen := self._buffers.get("frozen")) is not None:
+            mean = torch.where(frozen, self.running_mean, mean)
+            variance = torch.where(frozen, self.running_var.double(), variance)
         return _normalised(self, wide, mean, variance).to(x.dtype)
 
 

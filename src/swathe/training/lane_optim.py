@@ -16,6 +16,10 @@ p *= decay; g += l2 * p; then
 | adagrad | 0 | 1 | 1 | 1 | | 1 | lr |
 | adam, adamw | b1 | 1 - b1 | b2 | 1 - b2 | | 1 / sqrt(1 - b2^t) | lr / (1 - b1^t) |
 
+With stages of its own rates (`training.transfer`) a lane has such a row of coefficients for each of them, as torch's
+optimisers have for each parameter group; a stage that is frozen has M_TAKE 0, DECAY 1 and
+no penalty.
+
 The forms are those of torch.optim (Sutskever et al. 2013; Tieleman & Hinton 2012; Duchi et al. 2011; Kingma & Ba
 2015, algorithm 1).
 """
@@ -23,8 +27,9 @@ The forms are those of torch.optim (Sutskever et al. 2013; Tieleman & Hinton 201
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum, auto
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,7 +37,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from swathe.training.optim import decoupled_decay
-from swathe.training.recipe import Adagrad, Adam, Momentum, Recipe, RMSprop
+from swathe.training.recipe import Adagrad, Adam, FineTune, Momentum, Recipe, RMSprop
+from swathe.training.transfer import first_epoch, frozen_stages, rate_factors
 
 
 class Coefficient(IntEnum):
@@ -52,6 +58,12 @@ class Coefficient(IntEnum):
     EPS = auto()
     RATE = auto()
     SMOOTHING = auto()
+
+
+# Of a piece's columns from the first to the last: in which stage they are, and how many of them.
+Runs = Sequence[tuple[int, int]]
+# Gives a coefficient for the columns of a piece, `[K, 1]` or `[K, columns]`.
+Columns = Callable[[Coefficient], Tensor]
 
 
 def coefficients(recipe: Recipe, first: int, rates: Sequence[float]) -> NDArray[np.float64]:
@@ -93,6 +105,24 @@ def coefficients(recipe: Recipe, first: int, rates: Sequence[float]) -> NDArray[
     return table
 
 
+def stage_coefficients(
+    recipe: Recipe, transfer: FineTune, stages: int, epoch: int, steps: int, rates: Sequence[float]
+) -> NDArray[np.float64]:
+    """Return the coefficients `[steps, stages, Coefficient]` of an epoch, counted from 1, of `steps` steps.
+
+    `rates` are the schedule's. What depends on how many steps there were counts those of the stage itself.
+    """
+    table = np.zeros((len(rates), stages, len(Coefficient)))
+    frozen, rate = frozen_stages(transfer, epoch), np.asarray(rates, dtype=np.float64)
+    table[:, :frozen, Coefficient.DECAY] = 1
+    table[:, :, Coefficient.SMOOTHING] = recipe.regularization.label_smoothing
+    factors = rate_factors(transfer, stages)
+    for stage in range(frozen, stages):
+        first = (epoch - first_epoch(transfer, stage)) * steps
+        table[:, stage] = coefficients(recipe, first, list(rate * factors[stage]))
+    return table
+
+
 def update(
     p: list[Tensor],
     m: list[Tensor],
@@ -110,16 +140,78 @@ def update(
     and the gradient is read once less: a quarter of the time of a small network's step. Nothing is reduced over lanes,
     and what does not apply to a lane is chosen away, not multiplied by 0: what is not finite in one lane stays there.
     """
-    for parameters, gradient in zip(p, g, strict=True) if alter else ():
-        gradient.addcmul_(parameters.sign(), table[:, Coefficient.L1, None])
+    return _update(p, m, v, g, table, [partial(_column, table)] * len(p), watched, alter=alter, stages=False)
+
+
+def update_by_stage(
+    p: list[Tensor],
+    m: list[Tensor],
+    v: list[Tensor],
+    g: list[Tensor],
+    table: Tensor,
+    runs: Sequence[Runs],
+    watched: Sequence[tuple[int, slice]],
+    *,
+    alter: bool = True,
+) -> Tensor:
+    """Do what `update` does, with coefficients a stage: `table` is `[K, stages, Coefficient]`.
+
+    `runs` say which stages the columns of each piece are in. `watched` is a part in each stage, and one in the last:
+    returned are the norms `[K, 3]` of all that is trained, of the part in the first stage that is, and of the last.
+    """
+    columns = [partial(_spread, table, piece) for piece in runs]
+    norms = _update(p, m, v, g, table[:, -1], columns, watched, alter=alter, stages=True)
+    whole, parts = norms[:, :1], norms[:, 1:]
+    frozen = (table[:, :, Coefficient.M_TAKE] == 0).sum(1, keepdim=True)
+    return torch.cat([whole, parts.gather(1, frozen), parts[:, -1:]], dim=1)
+
+
+def _column(table: Tensor, coefficient: Coefficient) -> Tensor:
+    """Return a coefficient `[K, 1]` of `table` `[K, Coefficient]`, the same for all columns of a piece."""
+    return table[:, coefficient, None]
+
+
+def _spread(table: Tensor, runs: Runs, coefficient: Coefficient) -> Tensor:
+    """Return a coefficient of `table` `[K, stages, Coefficient]` for each column of a piece, `[K, 1]` if all are one's.
+
+    A row of blocks and no look-up, which compiled code would do element by element.
+    """
+    if len(runs) == 1:
+        return table[:, runs[0][0], coefficient, None]
+    return torch.cat([table[:, stage, coefficient, None].expand(-1, size) for stage, size in runs], dim=1)
+
+
+def _update(
+    p: list[Tensor],
+    m: list[Tensor],
+    v: list[Tensor],
+    g: list[Tensor],
+    table: Tensor,
+    columns: Sequence[Columns],
+    watched: Sequence[tuple[int, slice]],
+    *,
+    alter: bool,
+    stages: bool,
+) -> Tensor:
+    if stages:
+        g = _trained(g, columns)
+    for parameters, gradient, column in zip(p, g, columns, strict=True) if alter else ():
+        gradient.addcmul_(parameters.sign(), column(Coefficient.L1))
     squares = [gradient.square().sum(1) for gradient in g]
     norm = torch.stack(squares).sum(0).sqrt()
-    norms = [norm, *(_norm(g[piece], columns, squares[piece]) for piece, columns in watched)]
+    norms = [norm, *(_norm(g[piece], places, squares[piece]) for piece, places in watched)]
     if alter:
         _clip(g, norm, table)
-    for piece in zip(p, m, v, g, strict=True):
-        _update_piece(*piece, table)
+        # A norm that is not finite makes numbers of zeros that are none.
+        g = _trained(g, columns) if stages else g
+    for piece in zip(p, m, v, g, columns, strict=True):
+        _update_piece(*piece)
     return torch.stack(norms, dim=1)
+
+
+def _trained(g: list[Tensor], columns: Sequence[Columns]) -> list[Tensor]:
+    """Return the gradient with zeros for what is frozen: no products with 0, as a lane's numbers may not be finite."""
+    return [torch.where(column(Coefficient.M_TAKE) > 0, one, 0.0) for column, one in zip(columns, g, strict=True)]
 
 
 def _norm(gradient: Tensor, columns: slice, square: Tensor) -> Tensor:
@@ -135,10 +227,7 @@ def _clip(g: list[Tensor], norm: Tensor, table: Tensor) -> None:
         gradient.mul_(scale).clamp_(-value, value)
 
 
-def _update_piece(p: Tensor, m: Tensor, v: Tensor, g: Tensor, table: Tensor) -> None:
-    def column(coefficient: Coefficient) -> Tensor:
-        return table[:, coefficient, None]
-
+def _update_piece(p: Tensor, m: Tensor, v: Tensor, g: Tensor, column: Columns) -> None:
     p.mul_(column(Coefficient.DECAY))
     g = torch.addcmul(g, p, column(Coefficient.L2))
     m.mul_(column(Coefficient.M_KEEP)).addcmul_(g, column(Coefficient.M_TAKE))

@@ -37,6 +37,8 @@ _LANES_AFTER = 3.0
 # Lanes that have trained uncompiled for so long (seconds) are worth a compilation of some twenty seconds: when to buy
 # without knowing for how long one will rent (Karlin et al. 1988), for a program that is some four times faster.
 _COMPILE_AFTER = 8.0
+# Of a batch that is augmented, with the places of a rotation.
+_COPIES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class Planner:
         """Return one line when the tracing alone would cost more than a sweep's lanes save, else ""."""
         if self._slots is not None or not is_slow_to_trace(recipe):
             return ""
-        return "lanes of a ResNet take a minute to trace, so its trials train alone; lanes.slots makes them lanes."
+        return "lanes of this network take a minute to trace, so its trials train alone; lanes.slots makes them lanes."
 
     def _structure(self, recipe: Recipe) -> _Structure:
         key = structural_key(recipe)
@@ -211,7 +213,9 @@ def lane_bytes(geometry: Geometry) -> int:
     width, item = network.parameters.width, geometry.dtype.itemsize
     rows = (4 * width + network.buffers.width) * item
     activations = network.activations * (3 * geometry.batch + geometry.rows) * item
-    return rows + activations
+    # While a batch is augmented there are some copies of it, and of places in it, which are twice as wide.
+    augmented = _COPIES * geometry.batch * geometry.features * item if geometry.augmentation else 0
+    return rows + activations + augmented
 
 
 def _free_bytes(device: str) -> int:

@@ -15,22 +15,25 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from swathe.training import health, streams
+from swathe.training.augment import Augment, mixed
 from swathe.training.lane_graph import traced
 from swathe.training.lane_layout import Layout
 from swathe.training.lane_modules import LaneBatchNorm, LaneDropout, lane_operations, replace_layers
-from swathe.training.lane_optim import Coefficient, update
+from swathe.training.lane_optim import Coefficient, update, update_by_stage
 from swathe.training.models import build
 from swathe.training.precision import autocast, widened
-from swathe.training.recipe import Model
+from swathe.training.recipe import Model, SequenceShape
+from swathe.training.transfer import first_weights, stages
 
 # Programs kept by a process: the structures of one sweep.
 _PROGRAMS = 16
 
 Tensors = list[Tensor]
 Graph = Callable[[Tensors], Tensors]
-# Trains a step on the examples `rows` `[K, batch]`, with coefficients `[K, Coefficient]` and the words `[K, layers, 2]`
-# that dropout masks are drawn from; returns losses `[K]` and gradient norms `[K, 3]`: of all, of the first and of the
-# last weights.
+# Trains a step on the examples `rows` `[K, batch]`, with coefficients `[K, Coefficient]`, followed by the strengths of
+# augmentations, and the words `[K, layers, 2]` that dropout masks are drawn from, followed by those of augmentations;
+# returns losses `[K]` and gradient norms `[K, 3 + between]`: of all, of the first and of the last weights, and, without
+# stages of their own, of those between.
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -56,6 +59,19 @@ class Geometry:
     device: str
     dtype: torch.dtype
     threads: int
+    augmentation: tuple[str, ...] = ()
+    transfer: bool = False
+    sequence: SequenceShape | None = None
+
+    @property
+    def tokens(self) -> bool:
+        """Whether examples are numbers of tokens, and not values."""
+        return self.sequence is not None and self.sequence.vocabulary > 0
+
+    @property
+    def targets(self) -> int:
+        """How many targets an example has."""
+        return 1 if self.sequence is None else self.sequence.targets
 
 
 @dataclass(slots=True)
@@ -100,16 +116,46 @@ class Network:
         buffers = [f"{name}.{what}" for name in norms for what in ("running_mean", "running_var")]
         self.parameters = Layout.of(dict(self._module.named_parameters()))
         self.buffers = Layout.of({name: state[name] for name in buffers})
+        self.augment = Augment(geometry.augmentation, geometry.image_shape, geometry.sequence)
         self._dropouts = {name: layer for name, layer in layers if isinstance(layer, LaneDropout)}
         self.units = health.Units(self._module)
-        self._watched = [
-            self.parameters.place(index) for index in health.first_and_last_weights(self.parameters.shapes)
-        ]
+        stage_of = stages(self.names) if geometry.transfer else dict.fromkeys(self.names, 0)
+        # One without transfer, which knows none.
+        self.stages = 1 + max(stage_of.values())
+        self._norm_stages = {name: stage_of[f"{name}.running_mean"] for name in norms}
+        own = [stage_of[name] for name in self.parameters.names]
+        self._runs = self.parameters.runs(own)
+        first, last = health.first_and_last_weights(self.parameters.shapes)
+        firsts = first_weights(self.parameters.shapes, own) if geometry.transfer else [first]
+        between = [] if geometry.transfer else health.layers_between(self.parameters.shapes)
+        self._watched = [self.parameters.place(index) for index in (*firsts, last, *between)]
+        # What stands in a step's norms after that of all, in order of depth; with stages, the first may be any.
+        own_layers = ([], []) if geometry.transfer else (self.parameters.names, self.parameters.shapes)
+        self.layers = health.layer_metrics(*own_layers)
 
     @property
     def dropouts(self) -> list[LaneDropout]:
         """The layers whose masks are drawn, in order."""
         return list(self._dropouts.values())
+
+    @property
+    def coefficients(self) -> int:
+        """How many coefficients a step of a lane takes, a row of `Coefficient` for each stage."""
+        return self.stages * len(Coefficient)
+
+    def trained(self, table: Tensor) -> Tensor:
+        """Return which columns of the lanes' rows of parameters are trained, `[K, width]`, by a step's table."""
+        by_stage = self._by_stage(table)[:, :, Coefficient.M_TAKE] > 0
+        found = torch.zeros(len(table), self.parameters.width, dtype=torch.bool, device=table.device)
+        for piece, runs in zip(self.parameters.cut(found), self._runs, strict=True):
+            parts = torch.split(piece, [size for _, size in runs], dim=1)
+            for part, (stage, _) in zip(parts, runs, strict=True):
+                part[:] = by_stage[:, stage, None]
+        return found
+
+    def _by_stage(self, table: Tensor) -> Tensor:
+        """Return the coefficients of a step's table, `[K, stages, Coefficient]`."""
+        return torch.unflatten(table[:, : self.coefficients], 1, (self.stages, len(Coefficient)))
 
     @cached_property
     def activations(self) -> int:
@@ -119,7 +165,7 @@ class Network:
         hooks = [layer.register_forward_hook(lambda _, __, out: found.append(out.numel())) for layer in leaves]
         self._module.eval()
         with torch.no_grad():
-            self._module(torch.zeros(1, self.geometry.features, dtype=self.geometry.dtype, device=self.geometry.device))
+            self._module(_no_examples(self.geometry, 1))
         for hook in hooks:
             hook.remove()
         return sum(found)
@@ -149,31 +195,35 @@ class Network:
         given = iter(tensors)
         parameters, first, second = (list(islice(given, len(self.parameters.pieces))) for _ in range(3))
         buffers = list(islice(given, len(self.buffers.pieces)))
-        thresholds, scales, x, y, rows, table, words = given
+        thresholds, scales, x, y, rows, table, words, *constants = given
         batch = (rows.shape[0], self.geometry.batch)
         with torch.enable_grad():
             leaves = [tensor.detach().requires_grad_() for tensor in self.parameters.split(parameters)]
-            examples = x[rows.flatten()].view(*batch, -1)
+            draws, strengths = words[:, len(self._dropouts) :], table[:, self.coefficients :]
+            taken = self.augment.rows(rows, draws, strengths, self.geometry.examples)
+            examples = x[taken.flatten()].view(*batch, -1)
+            if self.augment.names:
+                examples = self.augment(examples, draws, strengths, constants)
+            share = self.augment.share(strengths)
             masks = self._masks(words, thresholds, scales)
+            frozen = self._frozen_norms(table)
+            masks |= {f"{name}.frozen": flag for name, flag in frozen.items()}
             outputs, statistics, _ = self._forward(leaves, self.buffers.split(buffers), masks, examples)
-            targets, smoothing = y[rows.flatten()].view(batch), table[:, Coefficient.SMOOTHING, None, None]
+            targets = y[rows.flatten()].view(batch[0], batch[1] * self.geometry.targets)
+            smoothing = table[:, Coefficient.SMOOTHING, None, None]
             with torch.no_grad():
-                losses, slopes = self._losses(outputs, targets, smoothing)
-            gradients = torch.autograd.grad(outputs, leaves, slopes / self.geometry.batch)
-        norms = update(
-            parameters,
-            first,
-            second,
-            self.parameters.join(list(gradients)),
-            table,
-            self._watched,
-            alter=self.geometry.alters_gradient,
-        )
+                losses, slopes = self._losses(outputs, targets, smoothing, share)
+            gradients = torch.autograd.grad(outputs, leaves, slopes / (self.geometry.batch * self.geometry.targets))
+        norms = self._update(parameters, first, second, self.parameters.join(list(gradients)), table)
         if statistics:
             momenta = [norm.momentum for norm in self._norms for _ in ("mean", "variance")]
-            moves = zip(self.buffers.split(buffers), statistics, momenta, strict=True)
-            moved = self.buffers.join([old * (1 - momentum) + new * momentum for old, new, momentum in moves])
-            for place, value in zip(buffers, moved, strict=True):
+            old = self.buffers.split(buffers)
+            moves = zip(old, statistics, momenta, strict=True)
+            moved = [old * (1 - momentum) + new * momentum for old, new, momentum in moves]
+            if frozen:
+                flags = [flag[:, None] for flag in frozen.values() for _ in ("mean", "variance")]
+                moved = [torch.where(*one) for one in zip(flags, old, moved, strict=True)]
+            for place, value in zip(buffers, self.buffers.join(moved), strict=True):
                 place.copy_(value)
         return losses.mean(1), norms
 
@@ -184,9 +234,26 @@ class Network:
         lanes = parameters.shape[0]
         split = self.parameters.tensors(parameters), self.buffers.tensors(buffers)
         outputs, _, units = self._forward(*split, {}, x.expand(lanes, *x.shape))
+        y = y.flatten()
+        if self.geometry.targets > 1:
+            counted = counted[:, None].expand(-1, self.geometry.targets).flatten()
         losses, _ = self._losses(outputs, y.expand(lanes, *y.shape), None)
         loss = torch.where(counted, losses, 0.0).double().sum(1)
         return loss, ((outputs.argmax(2) == y) & counted).sum(1), *units
+
+    def _update(self, p: Tensors, m: Tensors, v: Tensors, g: Tensors, table: Tensor) -> Tensor:
+        """Update parameters and moments; returns the gradient's norms, as a `Step` does."""
+        alter = self.geometry.alters_gradient
+        if not self.geometry.transfer:
+            return update(p, m, v, g, table, self._watched, alter=alter)
+        return update_by_stage(p, m, v, g, self._by_stage(table), self._runs, self._watched, alter=alter)
+
+    def _frozen_norms(self, table: Tensor) -> dict[str, Tensor]:
+        """Return which lanes' batch norms are frozen, `[K]` of each by its name; none where none can be."""
+        if not self.geometry.transfer:
+            return {}
+        takes = self._by_stage(table)[:, :, Coefficient.M_TAKE]
+        return {name: takes[:, stage] == 0 for name, stage in self._norm_stages.items()}
 
     def _masks(self, words: Tensor, thresholds: Tensor, scales: Tensor) -> dict[str, Tensor]:
         """Return what each dropout layer takes by its full name; a layer's own p comes before the recipe's."""
@@ -200,7 +267,10 @@ class Network:
     def _forward(
         self, parameters: Tensors, buffers: Tensors, masks: dict[str, Tensor], x: Tensor
     ) -> tuple[Tensor, Tensors, Tensors]:
-        """Return the outputs `[K, rows, outputs]` of `x` `[K, rows, features]`, batch norm's statistics and shares."""
+        """Return the outputs `[K, rows, outputs]` of `x` `[K, rows, features]`, batch norm's statistics and shares.
+
+        Where an example has several targets, the outputs for each are a row.
+        """
         names = [*self.parameters.names, *self.buffers.names]
         tensors = {**dict(zip(names, [*parameters, *buffers], strict=True)), **masks}
 
@@ -214,20 +284,26 @@ class Network:
 
         with lane_operations(), autocast(self.geometry.precision, self.geometry.device):
             outputs, statistics, units = vmap(one)(tensors, x)
-        return widened(outputs), statistics, units
+        return widened(outputs).flatten(1, -2), statistics, units
 
-    def _losses(self, outputs: Tensor, targets: Tensor, smoothing: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _losses(
+        self, outputs: Tensor, targets: Tensor, smoothing: Tensor | None, share: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return each example's loss `[K, rows]` and its derivative by the outputs `[K, rows, outputs]`.
 
         `smoothing` `[K, 1, 1]` is the share of the target that is spread over all classes (Szegedy et al. 2016, section
         7, as torch's cross entropy has it). The derivative of the cross entropy of softmax p to a target q is p - q:
-        written down, a step has no gathering and scattering of classes in it.
+        written down, a step has no gathering and scattering of classes in it. With mixup, q is made of two examples'
+        targets, the example's own with the `share` `[K, 1]` (Zhang et al. 2018, equation 1).
         """
         if not self.geometry.classes:
+            targets = targets if share is None else mixed(targets, share, 1)
             error = outputs - targets.unsqueeze(2)
             return error.squeeze(2).square(), 2 * error
         classes = torch.arange(self.geometry.classes, device=outputs.device)
         target = (targets.unsqueeze(2) == classes).to(outputs.dtype)
+        if share is not None:
+            target = mixed(target, share[..., None], 1)
         if smoothing is not None:
             target = target * (1 - smoothing) + smoothing / self.geometry.classes
         logs = F.log_softmax(outputs, dim=2)
@@ -239,7 +315,7 @@ class Network:
         """Return the traced graphs of a step and of an evaluation, each with fake tensors for its inputs."""
         stack, examples = self.new_stack(2), self._examples()
         pieces = self.pieces(stack)
-        laned = [*(True for _ in pieces), False, False, True, True, True]
+        laned = [*(True for _ in pieces), False, False, True, True, True, *(False for _ in examples.step[5:])]
         step = traced(self.step, [*pieces, *examples.step], laned)
         evaluation = [stack.parameters, stack.buffers, *examples.evaluation]
         return step, traced(self.evaluate, evaluation, [True, True, False, False, False])
@@ -249,15 +325,19 @@ class Network:
         device, dtype = geometry.device, geometry.dtype
         target = torch.int64 if geometry.classes else dtype
 
-        def part(rows: int) -> Tensors:
-            x = torch.zeros(rows, geometry.features, dtype=dtype, device=device)
-            return [x, torch.zeros(rows, dtype=target, device=device)]
+        def part(rows: int, targets: int) -> Tensors:
+            shape = (targets, geometry.targets) if geometry.targets > 1 else (targets,)
+            return [_no_examples(geometry, rows), torch.zeros(shape, dtype=target, device=device)]
 
         rows = torch.zeros(2, geometry.batch, dtype=torch.int64, device=device)
-        table = torch.zeros(2, len(Coefficient), dtype=dtype, device=device)
-        words = torch.zeros(2, len(self._dropouts), 2, dtype=torch.int32, device=device)
+        table = torch.zeros(2, self.coefficients + len(self.augment.names), dtype=dtype, device=device)
+        draws = len(self._dropouts) + len(self.augment.draws)
+        words = torch.zeros(2, draws, 2, dtype=torch.int32, device=device)
+        constants = self.augment.blank_constants(device, dtype)
         counted = torch.ones(geometry.rows, dtype=torch.bool, device=device)
-        return _Examples([*part(geometry.examples), rows, table, words], [*part(geometry.rows), counted])
+        training = part(self.augment.example_rows(geometry.examples), geometry.examples)
+        validation = part(geometry.rows, geometry.rows)
+        return _Examples([*training, rows, table, words, *constants], [*validation, counted])
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,12 +357,15 @@ class Program:
         self._step = step
         self._evaluation = evaluation
 
-    def stepper(self, stack: Stack, x: Tensor, y: Tensor) -> Step:
-        """Return a function that trains a step of the stack's lanes on examples of `x` and `y`."""
+    def stepper(self, stack: Stack, x: Tensor, y: Tensor, constants: Tensors) -> Step:
+        """Return a function that trains a step of the stack's lanes on examples of `x` and `y`.
+
+        `constants` are those of `Augment.constants`.
+        """
         fixed = [*self.network.pieces(stack), x, y]
 
         def step(rows: Tensor, table: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-            loss, norms = self._step([*fixed, rows, table, words])
+            loss, norms = self._step([*fixed, rows, table, words, *constants])
             return loss, norms
 
         return step
@@ -317,10 +400,20 @@ def compiled_program(geometry: Geometry, folder: Path) -> Program:
     return Program(Network(geometry), step, evaluation, compiled=True)
 
 
+def _no_examples(geometry: Geometry, rows: int) -> Tensor:
+    dtype = torch.int64 if geometry.tokens else geometry.dtype
+    return torch.zeros(rows, geometry.features, dtype=dtype, device=geometry.device)
+
+
 def _template(geometry: Geometry) -> nn.Module:
     outputs, generator = geometry.classes or 1, torch.Generator()
     # Which p does not matter: a lane's own is in its masks.
     dropout = 0.5 if geometry.dropout else 0.0
-    network = build(geometry.model, geometry.features, outputs, geometry.image_shape, dropout, generator)
+    shapes = geometry.image_shape, dropout, generator, geometry.sequence
+    network = build(geometry.model, geometry.features, outputs, *shapes)
     replace_layers(network)
+    if geometry.transfer:
+        for layer in network.modules():
+            if isinstance(layer, LaneBatchNorm):
+                layer.may_freeze()
     return network.to(geometry.device, geometry.dtype)

@@ -16,17 +16,20 @@ from torch import Tensor
 
 from swathe.errors import BadInputError, bad_value
 from swathe.training import lane_compiler, streams
+from swathe.training.augment import Augment
 from swathe.training.data import Dataset, load
-from swathe.training.health import peak_memory, update_ratios
-from swathe.training.lane_optim import Coefficient, coefficients
+from swathe.training.health import gradient_metrics, peak_memory, update_ratios
+from swathe.training.lane_optim import coefficients, stage_coefficients
 from swathe.training.lane_program import Geometry, Program, Stack, Step, compiled_program, eager_program
 from swathe.training.models import build
 from swathe.training.precision import set_products
-from swathe.training.recipe import Recipe, check
+from swathe.training.recipe import FineTune, Recipe, check
 from swathe.training.schedule import EarlyStopping, LearningRate
-from swathe.training.solo import CHECK_STEPS, WHOLE_ROWS, evaluation_parts
+from swathe.training.solo import CHECK_STEPS, WHOLE_ROWS, bits_per_character, evaluation_parts
 from swathe.training.streams import Stream
 from swathe.training.structure import can_lane, structural_key
+from swathe.training.transfer import initial_state
+from swathe.training.wording import worded
 
 __all__ = ["LaneBlock", "LaneReport", "LaneState", "can_lane", "geometry_of", "structural_key"]
 
@@ -76,7 +79,7 @@ class _Lane:
     kept: tuple[Tensor, ...] = ()
 
 
-# The lanes of one step, their losses `[K]` and their gradients' norms `[K, 3]`.
+# The lanes of one step, their losses `[K]` and their gradients' norms `[K, 3 + between]`.
 _Step = tuple[list[_Lane], Tensor, Tensor]
 
 
@@ -104,15 +107,17 @@ class LaneBlock:
     ) -> None:
         check(recipe)
         self.key = structural_key(recipe)
+        self._cache = cache
         self._precision = recipe.precision
-        self.dataset = load(recipe.data, cache)
+        self.dataset = worded(load(recipe.data, cache), recipe, cache)
         self._data = self.dataset.to(device)
         self._geometry = geometry_of(recipe, self.dataset, device, dtype)
         # What is compiled has been found good.
         if not (compiled and lane_compiler.is_compiled(self._geometry, cache)) and (reason := can_lane(recipe)):
             raise BadInputError(reason)
         self._steps = self._geometry.examples // self._geometry.batch
-        self._train = (self._data.train_x.to(dtype), self._typed(self._data.train_y))
+        examples = Augment.of(recipe, self._data).examples(self._data)
+        self._train = (self._inputs(examples), self._typed(self._data.train_y))
         self._validation = list(self._validation_parts())
         self.note = ""
         if compiled:
@@ -124,6 +129,7 @@ class LaneBlock:
         else:
             self._program = eager_program(self._geometry)
         self._network = self._program.network
+        self._constants = self._network.augment.constants(self._data, device, dtype)
         # One lane more, which no trial gets, has the end of every tensor.
         self._spare = 1 if self._geometry.batch % WHOLE_ROWS and not self.compiled else 0
         # Those that train, each by its row in the stack, and those that are finished.
@@ -233,7 +239,7 @@ class LaneBlock:
                 "lr": lane.rate.at((lane.epoch - 1) * self._steps + steps - 1),
                 "grad_norm": float(norms[:, 0].mean()),
                 "grad_norm_max": float(norms[:, 0].max()),
-                **_last_step(norms, moved.get(lane.tag)),
+                **self._last_step(norms, moved.get(lane.tag)),
                 "examples_per_second": steps * self._geometry.batch * len(trained) / training_seconds,
                 "seconds": lane.seconds,
                 "peak_memory": memory,
@@ -337,6 +343,12 @@ class LaneBlock:
         self._live[index] = self._live[last]
         self._live.pop()
 
+    def _last_step(self, norms: Array, moved: float | None) -> dict[str, float]:
+        """Return what is measured in an epoch's last step; nothing when the epoch was cut short."""
+        if moved is None:
+            return {}
+        return {**gradient_metrics(norms[-1].tolist(), self._network.layers), "update_ratio": moved}
+
     def _scored(self, train_loss: float, val_loss: float, val_accuracy: float, **units: float) -> dict[str, float]:
         if not math.isfinite(train_loss):
             # As in `Solo`, which does not validate then.
@@ -344,23 +356,35 @@ class LaneBlock:
         if not math.isfinite(val_loss):
             val_loss = val_accuracy = math.nan
         scores = {"train_loss": train_loss, "val_loss": val_loss, "generalization_gap": val_loss - train_loss}
-        return {**scores, **({"val_accuracy": val_accuracy} if self._data.classes else {}), **units}
+        return {
+            **scores,
+            **({"val_accuracy": val_accuracy} if self._data.classes else {}),
+            **bits_per_character(self._data, val_loss),
+            **units,
+        }
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        return x if self._geometry.tokens else x.to(self._geometry.dtype)
 
     def _typed(self, targets: Tensor) -> Tensor:
         return targets if self._data.classes else targets.to(self._geometry.dtype)
 
     def _validation_parts(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield features, targets and which rows count, of each part."""
-        for rows, counted in evaluation_parts(len(self._data.val_y), self._geometry.device):
-            x = self._data.val_x[rows].to(self._geometry.dtype)
+        data = self._data
+        for rows, counted in evaluation_parts(len(data.val_y), self._geometry.device, data.length):
+            x = self._inputs(self._data.val_x[rows])
             yield x, self._typed(self._data.val_y[rows]), torch.arange(len(rows), device=rows.device) < counted
 
     def _initialise(self, recipe: Recipe, index: int) -> None:
         """Give a lane the parameters that `Solo` starts from."""
         geometry, stack, network = self._geometry, self._stack, self._network
         generator = streams.generator(recipe.seed, Stream.INIT)
-        module = build(recipe.model, geometry.features, geometry.classes or 1, geometry.image_shape, 0.0, generator)
+        shapes = geometry.image_shape, 0.0, generator, geometry.sequence
+        module = build(recipe.model, geometry.features, geometry.classes or 1, *shapes)
         state = module.state_dict()
+        if isinstance(recipe.transfer, FineTune):
+            state = initial_state(recipe.transfer, state, self._cache)
         for rows in stack.saved():
             rows[index] = 0
         for layout, rows in ((network.parameters, stack.parameters), (network.buffers, stack.buffers)):
@@ -389,11 +413,11 @@ class LaneBlock:
                 spared = places + list(range(order.shape[1] - self._spare, order.shape[1]))
                 order, table, words = order[:, spared], table[:, spared], words[:, spared]
                 train = self._stepper()
-            before = self._stack.parameters[: len(lanes)].clone() if step == self._steps - 1 else None
+            before = self._weights(len(lanes)) if step == self._steps - 1 else None
             loss, norms = train(order[step], table[step], words[step])
             history.append((lanes, loss, norms))
             if before is not None:
-                ratios = update_ratios(before, self._stack.parameters[: len(lanes)])
+                ratios = update_ratios(*self._trained(table[step], before, self._stack.parameters[: len(lanes)]))
                 moved = dict(zip((lane.tag for lane in lanes), ratios, strict=True))
             if step % CHECK_STEPS == CHECK_STEPS - 1:
                 finite = loss.isfinite().tolist()
@@ -401,8 +425,19 @@ class LaneBlock:
                     self._finish(lane)
         return history, moved
 
+    def _weights(self, lanes: int) -> Tensor | None:
+        """Return a copy of the parameters of the first lanes `[K, width]`, to tell how far a step moves them."""
+        return self._stack.parameters[:lanes].clone()
+
+    def _trained(self, table: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
+        """Return rows of parameters with 0 for those that a step by this table has not trained."""
+        if not self._geometry.transfer:
+            return rows
+        trained = self._network.trained(table[: len(rows[0])])
+        return tuple(torch.where(trained, one, 0.0) for one in rows)
+
     def _stepper(self) -> Step:
-        return self._program.stepper(self._stack.first(len(self._live) + self._spare), *self._train)
+        return self._program.stepper(self._stack.first(len(self._live) + self._spare), *self._train, self._constants)
 
     def _order(self, lanes: list[_Lane]) -> Tensor:
         """Return the examples of each step, `[steps, K, batch]`; a spare lane repeats the first one."""
@@ -415,20 +450,34 @@ class LaneBlock:
         return order.to(self._geometry.device)
 
     def _table(self, lanes: list[_Lane]) -> Tensor:
-        """Return the coefficients of each step and lane, `[steps, K, Coefficient]`."""
-        table = np.zeros((self._steps, len(lanes) + self._spare, len(Coefficient)))
+        """Return the coefficients of each step and lane, `[steps, K, Coefficient + strengths]`."""
+        augment = self._network.augment
+        table = np.zeros((self._steps, len(lanes) + self._spare, self._network.coefficients + len(augment.names)))
         for index, lane in enumerate(lanes):
             first = (lane.epoch - 1) * self._steps
             rates = [lane.rate.at(step) for step in range(first, first + self._steps)]
-            table[:, index] = coefficients(lane.recipe, first, rates)
+            table[:, index, : self._network.coefficients] = self._coefficients(lane, first, rates)
+            if augment.names:
+                table[:, index, self._network.coefficients :] = augment.strengths(lane.recipe, lane.epoch, self._steps)
         return torch.from_numpy(table).to(self._geometry.device, self._geometry.dtype)
 
+    def _coefficients(self, lane: _Lane, first: int, rates: list[float]) -> Array:
+        transfer = lane.recipe.transfer
+        if not isinstance(transfer, FineTune):
+            return coefficients(lane.recipe, first, rates)
+        by_stage = stage_coefficients(lane.recipe, transfer, self._network.stages, lane.epoch, self._steps, rates)
+        return by_stage.reshape(len(rates), -1)
+
     def _words(self, lanes: list[_Lane]) -> Tensor:
-        """Return what each step's dropout masks are drawn from, as `Solo` has them: `[steps, K, layers, 2]`."""
-        layers = len(self._network.dropouts)
-        words = np.zeros((self._steps, len(lanes) + self._spare, layers, 2), dtype=np.int32)
-        for index, lane in enumerate(lanes if layers else ()):
-            words[:, index] = streams.dropout_words(lane.recipe.seed, lane.epoch, self._steps, layers)
+        """Return what each step draws from, as `Solo` has it: `[steps, K, layers + draws, 2]`.
+
+        For the masks of the dropout layers, and then for augmentation.
+        """
+        layers, augment = len(self._network.dropouts), self._network.augment
+        words = np.zeros((self._steps, len(lanes) + self._spare, layers + len(augment.draws), 2), dtype=np.int32)
+        for index, lane in enumerate(lanes if words.size else ()):
+            words[:, index, :layers] = streams.dropout_words(lane.recipe.seed, lane.epoch, self._steps, layers)
+            words[:, index, layers:] = augment.words(lane.recipe.seed, lane.epoch, self._steps)
         return torch.from_numpy(words).to(self._geometry.device)
 
     def _evaluate(self) -> list[dict[str, float]]:
@@ -436,7 +485,7 @@ class LaneBlock:
         stack = self._stack.first(len(self._live) + self._spare)
         parts = [self._program.evaluate(stack, *part) for part in self._validation]
         loss, right, *units = (torch.stack(values).double().sum(0) for values in zip(*parts, strict=True))
-        examples = [len(self._data.val_y)] * 2 + [len(parts)] * len(units)
+        examples = [self._data.val_y.numel()] * 2 + [len(parts)] * len(units)
         values = (total / count for total, count in zip((loss, right, *units), examples, strict=True))
         columns = dict(
             zip(("val_loss", "val_accuracy", *self._network.units.names), torch.stack(list(values)), strict=True)
@@ -445,15 +494,8 @@ class LaneBlock:
         return [dict(zip(columns, lane, strict=True)) for lane in itertools.islice(lanes, len(self._live))]
 
 
-def _last_step(norms: Array, moved: float | None) -> dict[str, float]:
-    """Return what is measured in an epoch's last step; nothing when the epoch was cut short."""
-    if moved is None:
-        return {}
-    return {"grad_norm_first": float(norms[-1, 1]), "grad_norm_last": float(norms[-1, 2]), "update_ratio": moved}
-
-
 def _by_lane(history: list[_Step]) -> dict[int, tuple[Array, Array]]:
-    """Return each lane's losses `[steps]` and norms `[steps, 3]` by its tag."""
+    """Return each lane's losses `[steps]` and norms `[steps, 3 + between]` by its tag."""
     found: dict[int, list[Array]] = {}
     # As long as the lanes stay the same, so does the list.
     for _, steps in itertools.groupby(history, key=lambda step: id(step[0])):
@@ -476,7 +518,7 @@ def geometry_of(recipe: Recipe, dataset: Dataset, device: str, dtype: torch.dtyp
         alters_gradient=recipe.regularization.alters_gradient,
         precision=recipe.precision,
         batch=examples if recipe.batch_size == "full" else min(int(recipe.batch_size), examples),
-        rows=len(next(evaluation_parts(len(data.val_y), device))[0]),
+        rows=len(next(evaluation_parts(len(data.val_y), device, data.length))[0]),
         examples=examples,
         features=features,
         classes=data.classes,
@@ -484,4 +526,7 @@ def geometry_of(recipe: Recipe, dataset: Dataset, device: str, dtype: torch.dtyp
         device=device,
         dtype=dtype,
         threads=torch.get_num_threads(),
+        augmentation=recipe.augmentation.names,
+        transfer=isinstance(recipe.transfer, FineTune),
+        sequence=data.sequence,
     )

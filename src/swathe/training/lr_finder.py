@@ -86,7 +86,7 @@ def why_ramp(recipe: Recipe, device: str, cache: Path) -> str | None:
     Raises `BadInputError` for a recipe or data that is refused.
     """
     if is_slow_to_trace(recipe):
-        return "lanes of a ResNet take a minute to trace"
+        return "lanes of this network take a minute to trace"
     if reason := can_lane(recipe):
         return reason.rstrip(".")
     needed = lane_bytes(geometry_of(recipe, load(recipe.data, cache), device))

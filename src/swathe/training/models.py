@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swathe.errors import bad_value
-from swathe.training.recipe import CNN, MLP, MODELS, DeepMLP, Model, ResNet
+from swathe.training.recipe import CNN, LSTM, MLP, MODELS, DeepMLP, Model, ResNet, SequenceShape, Transformer
 from swathe.training.streams import dropout_threshold, keeps
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -23,8 +23,8 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
 }
-# Of `small_normal`.
-_SMALL = 0.01
+# Standard deviations of `small_normal`, and of `gpt2`.
+_SMALL, _GPT2 = 0.01, 0.02
 
 Layer = tuple[str, nn.Module]
 Module = TypeVar("Module", bound=nn.Module)
@@ -78,6 +78,22 @@ class Dropout(nn.Module):
         return x * self.mask if self.training else x
 
 
+class Drawn(nn.Module):
+    """A layer of several weights, or of one that is no matrix, which draws them itself."""
+
+    def draw(self, init: str, generator: torch.Generator) -> None:
+        """Draw the weights as `initialise` says."""
+        raise NotImplementedError
+
+
+class BranchEnd(nn.Linear):
+    """A linear layer whose outputs are added to what skips it; `branches` is how often that is done in a network."""
+
+    def __init__(self, inputs: int, outputs: int, branches: int) -> None:
+        super().__init__(inputs, outputs, device="meta")
+        self.branches = branches
+
+
 class Residual(nn.Sequential):
     """A sequence in which some runs of layers F are added to what they are given: x + F(x) (He et al. 2016, eq. 1).
 
@@ -107,13 +123,15 @@ def build(
     image_shape: tuple[int, int, int] | None,
     dropout: float,
     generator: torch.Generator | None,
+    sequence: SequenceShape | None = None,
 ) -> nn.Sequential:
     """Build a network `[batch, inputs] -> [batch, outputs]` on the CPU, initialised from `generator` alone.
 
     Without a generator the weights are memory that nobody has written to. `image_shape` is [channels, height, width]
-    of an example, None for a table. The layers' names, and so their keys in the state, do not depend on norm,
-    activation, dropout and residual. Raises `BadInputError` for convolutions without an image, or with more poolings
-    than its sides allow.
+    of an example, None for a table; `sequence` is that of a text or of a series, and where it has a target at every
+    step, the outputs are `[batch, length, outputs]`. The layers' names, and so their keys in the state, do not depend
+    on norm, activation, dropout and residual. Raises `BadInputError` for convolutions without an image, or with more
+    poolings than its sides allow, and for a network of steps without an order.
     """
     skips: dict[str, str] = {}
     match model:
@@ -124,6 +142,8 @@ def build(
             from swathe.training.resnet import residual_network
 
             layers = residual_network(model, _needed(model, image_shape), outputs, dropout)
+        case LSTM() | Transformer():
+            return _initialised(_sequence_network(model, outputs, image_shape, dropout, sequence), model, generator)
         case MLP() | DeepMLP():
             layers = [*_dense(model, model.hidden, inputs, dropout)]
             layers.append(("output", linear([inputs, *model.hidden][-1], outputs)))
@@ -131,44 +151,90 @@ def build(
         case _:
             raise bad_value("model.name", model.name, ", ".join(MODELS))
     network = Residual(OrderedDict(layers), skips) if skips else nn.Sequential(OrderedDict(layers))
+    return _initialised(network, model, generator)
+
+
+def initialise(network: nn.Module, init: str, generator: torch.Generator) -> None:
+    """Draw the weights of all layers, in order; biases are 0 but for torch's default.
+
+    `default`: weight and bias uniform within 1 / sqrt(fan in), as torch does. `xavier_*`: Glorot & Bengio 2010.
+    `he_*`: He et al. 2015, for ReLU. `orthogonal`: Saxe et al. 2014. `small_normal`: standard deviation 0.01. `gpt2`:
+    0.02, divided by the square root of the number of skips in layers that end before one (Radford et al. 2019, section
+    2.3). Vectors of tokens and positions, see `draw_vectors`, have no fan in.
+    """
+    for layer in network.modules():
+        match layer:
+            case nn.Linear() | nn.Conv2d():
+                _draw_layer(layer, init, generator)
+            case nn.Embedding():
+                draw_vectors(layer.weight, init, generator)
+            case Drawn():
+                layer.draw(init, generator)
+
+
+def draw_weight(weight: Tensor, init: str, generator: torch.Generator, *, branches: int = 1) -> None:
+    """Draw a weight `[outputs, inputs, ...]` by any `init` but `default`, as `initialise` says."""
+    match init:
+        case "xavier_uniform":
+            nn.init.xavier_uniform_(weight, generator=generator)
+        case "xavier_normal":
+            nn.init.xavier_normal_(weight, generator=generator)
+        case "he_uniform":
+            nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=generator)
+        case "he_normal":
+            nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+        case "orthogonal":
+            nn.init.orthogonal_(weight, generator=generator)
+        case "small_normal":
+            nn.init.normal_(weight, std=_SMALL, generator=generator)
+        case "gpt2":
+            nn.init.normal_(weight, std=_GPT2 * branches**-0.5, generator=generator)
+        case _:
+            raise bad_value("model.init", init, "one of swathe.training.recipe.INITS")
+
+
+def draw_vectors(weight: Tensor, init: str, generator: torch.Generator) -> None:
+    """Draw vectors that are looked up `[count, width]`: with the deviation of `init` where it names one, else 1.
+
+    1 is what torch gives an `nn.Embedding`.
+    """
+    nn.init.normal_(weight, std={"small_normal": _SMALL, "gpt2": _GPT2}.get(init, 1.0), generator=generator)
+
+
+def _draw_layer(layer: nn.Linear | nn.Conv2d, init: str, generator: torch.Generator) -> None:
+    weight, bias = layer.weight, layer.bias
+    if init != "default":
+        draw_weight(weight, init, generator, branches=layer.branches if isinstance(layer, BranchEnd) else 1)
+        # A convolution before a normalisation, which would subtract it again, may have none.
+        if bias is not None:
+            nn.init.zeros_(bias)
+        return
+    bound = weight[0].numel() ** -0.5
+    nn.init.uniform_(weight, -bound, bound, generator=generator)
+    if bias is not None:
+        nn.init.uniform_(bias, -bound, bound, generator=generator)
+
+
+def _initialised(network: nn.Sequential, model: Model, generator: torch.Generator | None) -> nn.Sequential:
     if generator is not None:
         initialise(network, model.init, generator)
     return network
 
 
-def initialise(network: nn.Module, init: str, generator: torch.Generator) -> None:
-    """Draw the weights of all linear and convolution layers, in order; biases are 0 but for torch's default.
+def _sequence_network(
+    model: LSTM | Transformer,
+    outputs: int,
+    image_shape: tuple[int, int, int] | None,
+    dropout: float,
+    sequence: SequenceShape | None,
+) -> nn.Sequential:
+    # They are made of the layers of this module.
+    from swathe.training.lstm import recurrent_network
+    from swathe.training.transformer import transformer_network
 
-    `default`: weight and bias uniform within 1 / sqrt(fan in), as torch does. `xavier_*`: Glorot & Bengio 2010.
-    `he_*`: He et al. 2015, for ReLU. `orthogonal`: Saxe et al. 2014. `small_normal`: standard deviation 0.01.
-    """
-    for layer in network.modules():
-        if not isinstance(layer, (nn.Linear, nn.Conv2d)):
-            continue
-        weight, bias = layer.weight, layer.bias
-        # A convolution before a normalisation, which would subtract it again, may have none.
-        if bias is not None:
-            nn.init.zeros_(bias)
-        match init:
-            case "default":
-                bound = weight[0].numel() ** -0.5
-                nn.init.uniform_(weight, -bound, bound, generator=generator)
-                if bias is not None:
-                    nn.init.uniform_(bias, -bound, bound, generator=generator)
-            case "xavier_uniform":
-                nn.init.xavier_uniform_(weight, generator=generator)
-            case "xavier_normal":
-                nn.init.xavier_normal_(weight, generator=generator)
-            case "he_uniform":
-                nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=generator)
-            case "he_normal":
-                nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
-            case "orthogonal":
-                nn.init.orthogonal_(weight, generator=generator)
-            case "small_normal":
-                nn.init.normal_(weight, std=_SMALL, generator=generator)
-            case _:
-                raise bad_value("model.init", init, "one of swathe.training.recipe.INITS")
+    if isinstance(model, LSTM):
+        return recurrent_network(model, sequence, image_shape, outputs, dropout)
+    return transformer_network(model, sequence, image_shape, outputs, dropout)
 
 
 def dropouts(network: nn.Module) -> list[Dropout]:
@@ -202,7 +268,7 @@ def normalisation(name: str, model: Model, features: int, *, image: bool) -> lis
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
     """Return a fully connected layer whose weights `initialise` draws."""
-    return _empty(nn.Linear(inputs, outputs, device="meta"))
+    return empty(nn.Linear(inputs, outputs, device="meta"))
 
 
 def convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, *, bias: bool = True) -> nn.Conv2d:
@@ -210,7 +276,17 @@ def convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, *, 
 
     Of a side it makes side / stride, rounded up.
     """
-    return _empty(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=bias, device="meta"))
+    return empty(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=bias, device="meta"))
+
+
+def empty(layer: Module) -> Module:
+    """Give a layer that was made on no device its memory; `initialise` draws its weights.
+
+    On a device torch would draw them first, from its global stream. Its own `to_empty` imports all of SymPy.
+    """
+    for name, parameter in list(layer.named_parameters(recurse=False)):
+        setattr(layer, name, nn.Parameter(torch.empty(parameter.shape)))
+    return layer
 
 
 def _needed(model: Model, image_shape: tuple[int, int, int] | None) -> tuple[int, int, int]:
@@ -254,13 +330,3 @@ def _cnn(model: CNN, image_shape: tuple[int, int, int], outputs: int, dropout: f
     layers += _dense(model, model.hidden, features, dropout)
     layers.append(("output", linear([features, *model.hidden][-1], outputs)))
     return layers
-
-
-def _empty(layer: Module) -> Module:
-    """Give a layer that was made on no device its memory; `initialise` draws its weights.
-
-    On a device torch would draw them first, from its global stream. Its own `to_empty` imports all of SymPy.
-    """
-    for name, parameter in list(layer.named_parameters(recurse=False)):
-        setattr(layer, name, nn.Parameter(torch.empty(parameter.shape)))
-    return layer

@@ -6,9 +6,10 @@ They are the only schema there is: `swathe.config` registers these very classes 
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from swathe.errors import bad_value
@@ -85,8 +86,74 @@ class CifarResNet(ResNet):
 
 
 @dataclass
+class LSTM(Model):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997): `layers` of one `width`, one above the other.
+
+    Its last state is what the output is taken from; for a language model, the state at each step. The gates are
+    sigmoids and the rest tanh, as published, and there is no norm.
+    """
+
+    name: str = "lstm"
+    activation: str = "tanh"
+    layers: int = 1
+    width: int = 64
+
+
+@dataclass
+class Transformer(Model):
+    """Transformer that classifies (Vaswani et al. 2017, the encoder), by the mean of its last layer over the steps.
+
+    `depth` blocks of attention with `heads` and of two linear layers, `expansion` times `width` wide. `positions` are
+    added to the inputs: learned, or sinusoidal as in section 3.5. With `norm_first` the norm comes before attention and
+    linear layers (Xiong et al. 2020, "On layer normalization in the transformer architecture"), else after the
+    addition, as published.
+    """
+
+    name: str = "transformer"
+    norm: str = "layer"
+    init: str = "xavier_uniform"
+    depth: int = 2
+    width: int = 32
+    heads: int = 4
+    expansion: int = 4
+    positions: str = "learned"
+    norm_first: bool = True
+
+
+@dataclass
+class GPT(Transformer):
+    """Transformer that says at each step what the next token is, and sees no later ones (Radford et al. 2019)."""
+
+    name: str = "gpt"
+    activation: str = "gelu"
+    init: str = "gpt2"
+
+
+@dataclass
+class GAN(Model):
+    """Generative adversarial network (Goodfellow et al. 2014): two fully connected networks, two optimisers.
+
+    The generator makes an example of `latent` normal numbers through its `hidden` layers; the discriminator, through
+    its own, judges whether an example is real. `optim` is the generator's optimiser and, unless they are given, the
+    discriminator's: `discriminator_optim` names another, with its defaults, `discriminator_lr` another rate (Heusel et
+    al. 2017). `norm` is the generator's alone, `regularization.dropout` the discriminator's.
+    """
+
+    name: str = "gan"
+    activation: str = "leaky_relu"
+    latent: int = 16
+    hidden: list[int] = field(default_factory=lambda: [128])
+    discriminator_hidden: list[int] = field(default_factory=lambda: [128])
+    discriminator_optim: str | None = None
+    discriminator_lr: float | None = None
+
+
+@dataclass
 class Data:
-    """What every dataset shares; fractions are of the training part, `limit` keeps the first n after shuffling."""
+    """What every dataset shares; fractions are of the training part, `limit` keeps the first n after shuffling.
+
+    With `classes`, only the examples of these classes are taken, which are then numbered from 0 in this order.
+    """
 
     name: str = "digits"
     val_fraction: float = 0.2
@@ -95,6 +162,7 @@ class Data:
     limit: int | None = None
     standardize: bool = True
     folder: str | None = None
+    classes: list[int] | None = None
 
 
 @dataclass
@@ -105,6 +173,49 @@ class CSV(Data):
     path: str = ""
     target: str = ""
     task: str = "classification"
+
+
+@dataclass
+class Text(Data):
+    """Texts in files, as sequences of `length` tokens: characters, or words.
+
+    To classify: `path` is a folder with one folder of files for each class, or a CSV or TSV file with a column `text`
+    and a column `target`. As a language model: a file or a folder of files, in windows of `length` characters, each
+    with the next one as its target. `vocabulary`: the most tokens that are told apart, padding and "unknown" included.
+    """
+
+    name: str = "text"
+    path: str = ""
+    task: str = "classification"
+    tokens: str = "characters"
+    length: int = 64
+    vocabulary: int = 1000
+    text: str = "text"
+    target: str = "label"
+
+
+@dataclass
+class StdlibText(Text):
+    """The modules of the running Python's own standard library, for a language model: another Python has others."""
+
+    name: str = "stdlib_text"
+    task: str = "language_model"
+
+
+@dataclass
+class Series(Data):
+    """A CSV or Parquet file with a row for each step and a column for each variable, in windows of `length` steps.
+
+    `regression` forecasts the next value of `target` from all variables; `classification` finds the `target`, a label,
+    of each series, whose rows `id` names. With `id`, forecasts look at one series only, too.
+    """
+
+    name: str = "series"
+    path: str = ""
+    target: str = ""
+    task: str = "regression"
+    length: int = 16
+    id: str | None = None
 
 
 @dataclass
@@ -260,6 +371,80 @@ class Regularization:
         return self.l1 > 0 or self.clip_norm is not None or self.clip_value is not None
 
 
+# What is done to training examples, in this order.
+IMAGE_AUGMENTATIONS = ("flip", "crop", "rotation", "brightness", "contrast", "saturation", "cutout")
+SERIES_AUGMENTATIONS = ("window_slicing", "scaling", "jitter")
+TEXT_AUGMENTATIONS = ("back_translation", "synonym_replacement", "token_dropout")
+AUGMENTATIONS = (*IMAGE_AUGMENTATIONS, *SERIES_AUGMENTATIONS, *TEXT_AUGMENTATIONS, "mixup")
+
+
+@dataclass
+class Augmentation:
+    """How training examples are changed at random, each anew in each step; 0 is not at all. See `training.augment`.
+
+    Images: `flip`, the probability of left and right changing places; `crop`, the most pixels that a picture is moved
+    by each way, as padding and cropping do (He et al. 2016, section 4.2); `rotation`, the most degrees to either side;
+    `brightness`, `contrast` and `saturation`, by how much their factors are above or below 1 at most; `cutout`, the
+    side of a square of the mean's colour in pixels (DeVries & Taylor 2017). Series: `window_slicing`, the share of
+    steps that is cut off before the rest is stretched (Le Guennec et al. 2016); `scaling` and `jitter`, deviations of a
+    variable's factor and of a value's noise (Um et al. 2017). Texts: `back_translation`, the probability of a
+    paraphrase, which `translator`, a `module:function`, makes of each training text once (Sennrich et al. 2016);
+    `synonym_replacement`, that of another word, of those in `synonyms`, a JSON file (Zhang et al. 2015);
+    `token_dropout`, that of "unknown" for a token (Xie et al. 2017). Any numbers: `mixup`, alpha of the Beta
+    distribution by which examples and targets are mixed with others (Zhang et al. 2018).
+    """
+
+    flip: float = 0.0
+    crop: int = 0
+    rotation: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    cutout: int = 0
+    window_slicing: float = 0.0
+    scaling: float = 0.0
+    jitter: float = 0.0
+    back_translation: float = 0.0
+    translator: str | None = None
+    synonym_replacement: float = 0.0
+    synonyms: str | None = None
+    token_dropout: float = 0.0
+    mixup: float = 0.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Which are switched on, in the order in which they are applied."""
+        return tuple(name for name in AUGMENTATIONS if getattr(self, name) > 0)
+
+
+@dataclass
+class Transfer:
+    """No transfer: the network begins with weights of its own."""
+
+    name: str = "none"
+
+
+@dataclass
+class FineTune(Transfer):
+    """A network that begins with the weights of another one, all but the output layer with `head` new.
+
+    `weights`: a file with a state dictionary, or a name that `swathe.weights` finds the file of before a sweep begins;
+    `sha256` is the file's, which is then kept beside the data by that name. The network is a row of stages, see
+    `training.transfer`: the first `freeze` of them are not trained, of which one more from the last backwards is every
+    `unfreeze_every` epochs (Howard & Ruder 2018, section 3.3). A stage with loaded weights has the learning rate times
+    `rate`, divided by `stage_decay` once for each stage between it and the end (the same, section 3.2: 2.6).
+    """
+
+    name: str = "fine_tune"
+    weights: str = ""
+    sha256: str | None = None
+    freeze: int = 0
+    unfreeze_every: int | None = None
+    rate: float = 1.0
+    stage_decay: float = 1.0
+    head: str = "new"
+
+
 MODELS: dict[str, type[Model]] = {
     "mlp": MLP,
     "cnn": CNN,
@@ -267,6 +452,10 @@ MODELS: dict[str, type[Model]] = {
     "resnet18": ResNet,
     "resnet50": ResNet,
     "resnet_cifar": CifarResNet,
+    "lstm": LSTM,
+    "transformer": Transformer,
+    "gpt": GPT,
+    "gan": GAN,
 }
 # Tables inside scikit-learn, and those of them whose target is a quantity.
 SKLEARN_TABLES = ("breast_cancer", "wine", "iris", "diabetes")
@@ -279,6 +468,9 @@ DATASETS: dict[str, type[Data]] = {
     "cifar100": Data,
     **dict.fromkeys(SKLEARN_TABLES, Data),
     "csv": CSV,
+    "text": Text,
+    "stdlib_text": StdlibText,
+    "series": Series,
 }
 OPTIMIZERS: dict[str, type[Optim]] = {
     "sgd": Optim,
@@ -299,6 +491,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "one_cycle": OneCycleSchedule,
     "plateau": PlateauSchedule,
 }
+TRANSFERS: dict[str, type[Transfer]] = {"none": Transfer, "fine_tune": FineTune}
 
 
 @dataclass
@@ -314,19 +507,27 @@ class Recipe:
     epochs: int = 20
     seed: int = 0
     precision: str = "fp32"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    transfer: Transfer = field(default_factory=Transfer)
 
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu")
 NORMS = ("none", "batch", "layer", "group")
 # tf32 rounds the factors of a GPU's products, bf16 and fp16 are torch's autocast; see `training.precision`.
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-INITS = ("default", "xavier_uniform", "xavier_normal", "he_uniform", "he_normal", "orthogonal", "small_normal")
+INITS = ("default", "xavier_uniform", "xavier_normal", "he_uniform", "he_normal", "orthogonal", "small_normal", "gpt2")
 # Layers of the residual networks for small images (He et al. 2016, table 6, and two smaller ones).
 CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 MOST_DEPTH = 50
 # Networks that only an image can be given to.
 IMAGE_MODELS = (CNN, ResNet)
+# Networks that take one step after the other: of a text, of a series, or the rows of an image.
+SEQUENCE_MODELS = (LSTM, Transformer)
+POSITIONS = ("learned", "sinusoidal")
 TASKS = ("classification", "regression")
+HEADS = ("new", "keep")
+TEXT_TASKS = ("classification", "language_model")
+TOKENS = ("characters", "words")
 ANNEALS = ("cosine", "linear")
 
 # [channels, height, width] of the datasets that are images; a network with convolutions needs one of them.
@@ -337,11 +538,34 @@ IMAGE_SHAPES: dict[str, tuple[int, int, int]] = {
     "cifar10": (3, 32, 32),
     "cifar100": (3, 32, 32),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceShape:
+    """What an example of a text or of a series is: `length` steps of `variables` values each.
+
+    `vocabulary` is the number of tokens, one a step, and 0 where steps are values. `every_step`: there is a target at
+    each step, and not one for the whole.
+    """
+
+    length: int
+    variables: int = 1
+    vocabulary: int = 0
+    every_step: bool = False
+
+    @property
+    def targets(self) -> int:
+        """How many targets an example has."""
+        return self.length if self.every_step else 1
+
+
 # Datasets that come with test examples of their own, which no fraction is taken for.
 WITH_TEST_PART = ("fashion_mnist", "mnist", "cifar10", "cifar100")
 
 # Reported metrics that differ from run to run on the same machine.
 TIMING_METRICS = frozenset({"examples_per_second", "seconds", "peak_memory"})
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 # Keys of a trial's config that describe no recipe.
 _NOT_RECIPE = ("trainable", "params")
@@ -366,6 +590,8 @@ def recipe_from_config(config: Mapping[str, Any]) -> Recipe:
         "optim": _named("optim", given.pop("optim", {}), OPTIMIZERS, "adam"),
         "schedule": _named("schedule", given.pop("schedule", {}), SCHEDULES, "constant"),
         "regularization": _group("regularization", given.pop("regularization", {}), Regularization),
+        "augmentation": _group("augmentation", given.pop("augmentation", {}), Augmentation),
+        "transfer": _named("transfer", given.pop("transfer", {}), TRANSFERS, "none"),
     }
     recipe = Recipe(**groups, **given)
     check(recipe)
@@ -374,7 +600,17 @@ def recipe_from_config(config: Mapping[str, Any]) -> Recipe:
 
 def is_regression(data: Data) -> bool:
     """Whether the target of a dataset is a quantity, and not a class."""
-    return data.task == "regression" if isinstance(data, CSV) else data.name in _REGRESSIONS
+    return data.task == "regression" if isinstance(data, (CSV, Series)) else data.name in _REGRESSIONS
+
+
+def data_options(data: Data) -> dict[str, Any]:
+    """Return the options of a dataset, without `classes` where it is off: what was recorded before has no such key."""
+    return {key: value for key, value in asdict(data).items() if key != "classes" or value is not None}
+
+
+def is_language_model(data: Data) -> bool:
+    """Whether the target of a dataset is the next token at each step."""
+    return isinstance(data, Text) and data.task == "language_model"
 
 
 def check(recipe: Recipe) -> None:
@@ -384,6 +620,8 @@ def check(recipe: Recipe) -> None:
     _check_optim(recipe.optim)
     _check_schedule(recipe.schedule)
     _check_regularization(recipe.regularization)
+    _check_augmentation(recipe.augmentation)
+    _check_transfer(recipe.transfer)
     if recipe.batch_size != "full":
         _whole("batch_size", recipe.batch_size, 1, "full")
     _one_of("precision", recipe.precision, PRECISIONS)
@@ -410,12 +648,52 @@ def _check_model(model: Model) -> None:
             _whole("model.width", width, 1)
         case MLP(hidden=hidden):
             _sizes("model.hidden", hidden)
+        case GAN():
+            _check_gan(model)
+        case LSTM():
+            _check_lstm(model)
+        case Transformer():
+            _check_transformer(model)
     if isinstance(model, (MLP, DeepMLP)) and not isinstance(model.residual, bool):
         raise bad_value("model.residual", model.residual, "true, false")
     if isinstance(model, CifarResNet) and (type(model.depth) is not int or model.depth not in CIFAR_DEPTHS):
         raise bad_value("model.depth", model.depth, ", ".join(map(str, CIFAR_DEPTHS)))
     if model.norm == "group":
         _check_groups(model)
+
+
+def _check_gan(model: GAN) -> None:
+    _whole("model.latent", model.latent, 1)
+    _sizes("model.hidden", model.hidden)
+    _sizes("model.discriminator_hidden", model.discriminator_hidden)
+    if model.discriminator_optim is not None and model.discriminator_optim not in OPTIMIZERS:
+        raise bad_value("model.discriminator_optim", model.discriminator_optim, f"null, {', '.join(OPTIMIZERS)}")
+    if model.discriminator_lr is not None:
+        _real("model.discriminator_lr", model.discriminator_lr, "null, or a finite number above 0", lambda x: x > 0)
+
+
+def _check_lstm(model: LSTM) -> None:
+    if model.activation != "tanh":
+        raise bad_value("model.activation", model.activation, "tanh with model.name lstm, whose gates are fixed")
+    if model.norm != "none":
+        raise bad_value("model.norm", model.norm, "none with model.name lstm")
+    _whole("model.layers", model.layers, 1)
+    _whole("model.width", model.width, 1)
+
+
+def _check_transformer(model: Transformer) -> None:
+    if model.norm not in ("none", "layer"):
+        raise bad_value("model.norm", model.norm, f"none, layer with model.name {model.name}")
+    allowed = f"an integer from 1 to {MOST_DEPTH}"
+    _real("model.depth", model.depth, allowed, lambda x: isinstance(x, int) and 1 <= x <= MOST_DEPTH)
+    for key in ("width", "heads", "expansion"):
+        _whole(f"model.{key}", getattr(model, key), 1)
+    if model.width % model.heads:
+        fitting = ", ".join(str(heads) for heads in range(1, model.width + 1) if model.width % heads == 0)
+        raise bad_value("model.heads", model.heads, f"{fitting} with model.width {model.width}")
+    _one_of("model.positions", model.positions, POSITIONS)
+    if not isinstance(model.norm_first, bool):
+        raise bad_value("model.norm_first", model.norm_first, "true, false")
 
 
 def _check_groups(model: Model) -> None:
@@ -430,7 +708,7 @@ def _check_groups(model: Model) -> None:
             maps[f"model.width {width}"] = [width]
         case DeepMLP(width=width):
             units[f"model.width {width}"] = [width]
-        case MLP(hidden=hidden):
+        case MLP(hidden=hidden) | GAN(hidden=hidden):
             units[f"model.hidden {hidden}"] = hidden
     whole = math.gcd(*(size for sizes in (*maps.values(), *units.values()) for size in sizes))
     most = min((size // 2 for sizes in units.values() for size in sizes), default=whole)
@@ -457,10 +735,59 @@ def _check_data(data: Data) -> None:
         raise bad_value("data.standardize", data.standardize, "true, false")
     if data.folder is not None:
         _text("data.folder", data.folder, "the path of a folder, or null")
+    if data.classes is not None:
+        _check_classes(data)
     if isinstance(data, CSV):
         _text("data.path", data.path, "the path of a CSV or Parquet file")
         _text("data.target", data.target, "the name of the column to predict")
         _one_of("data.task", data.task, TASKS)
+    if isinstance(data, Text):
+        _check_text(data)
+    if isinstance(data, Series):
+        _check_series(data)
+
+
+def _check_classes(data: Data) -> None:
+    classes, allowed = data.classes, "a list of two or more different classes, each an integer from 0, or null"
+    if not isinstance(classes, list) or any(type(one) is not int or one < 0 for one in classes):
+        raise bad_value("data.classes", classes, allowed)
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise bad_value("data.classes", classes, allowed)
+    if is_regression(data) or is_language_model(data):
+        raise bad_value("data.classes", classes, "null with a target that is no class of an example")
+
+
+def _check_text(data: Text) -> None:
+    _no_classes(data)
+    if data.name == "text":
+        _text("data.path", data.path, "the path of a file or a folder")
+    _one_of("data.task", data.task, TEXT_TASKS if data.name == "text" else ("language_model",))
+    _one_of("data.tokens", data.tokens, TOKENS)
+    if is_language_model(data) and data.tokens != "characters":
+        raise bad_value("data.tokens", data.tokens, "characters with data.task language_model")
+    _whole("data.length", data.length, 1)
+    _whole("data.vocabulary", data.vocabulary, 3)
+    _text("data.text", data.text, "the name of the column with the texts")
+    _text("data.target", data.target, "the name of the column with the labels")
+
+
+def _no_classes(data: Data) -> None:
+    if data.classes is not None:
+        raise bad_value("data.classes", data.classes, f"null with data.name {data.name}")
+
+
+def _check_series(data: Series) -> None:
+    _no_classes(data)
+    _text("data.path", data.path, "the path of a CSV or Parquet file")
+    _text("data.target", data.target, "the name of the column to predict")
+    _one_of("data.task", data.task, TASKS)
+    _whole("data.length", data.length, 1)
+    if data.id is not None:
+        _text("data.id", data.id, "the name of the column that tells one series from another, or null")
+    if data.id is None and data.task == "classification":
+        raise bad_value("data.id", data.id, "the name of a column with data.task classification")
+    if data.id == data.target:
+        raise bad_value("data.id", data.id, "another column than data.target")
 
 
 def _check_optim(optim: Optim) -> None:
@@ -528,23 +855,140 @@ def _check_regularization(regularization: Regularization) -> None:
         _whole("regularization.patience", regularization.patience, 1, None)
 
 
+def _check_augmentation(augmentation: Augmentation) -> None:
+    for key in ("flip", "brightness", "contrast", "saturation", *TEXT_AUGMENTATIONS):
+        _real(f"augmentation.{key}", getattr(augmentation, key), "a number from 0 to 1", lambda x: 0 <= x <= 1)
+    for key in ("crop", "cutout"):
+        _whole(f"augmentation.{key}", getattr(augmentation, key), 0)
+    _real("augmentation.rotation", augmentation.rotation, "degrees from 0 to 180", lambda x: 0 <= x <= 180)
+    slicing = augmentation.window_slicing
+    _real("augmentation.window_slicing", slicing, "a number from 0 to below 1", lambda x: 0 <= x < 1)
+    for key in ("scaling", "jitter", "mixup"):
+        _real(f"augmentation.{key}", getattr(augmentation, key), "a finite number, at least 0", lambda x: x >= 0)
+    for name, key, what in (
+        ("back_translation", "translator", "module:function"),
+        ("synonym_replacement", "synonyms", "the path of a JSON file"),
+    ):
+        value = getattr(augmentation, key)
+        if value is not None:
+            _text(f"augmentation.{key}", value, f"{what}, or null")
+        elif getattr(augmentation, name) > 0:
+            raise bad_value(f"augmentation.{key}", value, f"{what} beside augmentation.{name}")
+
+
+def _check_transfer(transfer: Transfer) -> None:
+    _one_of("transfer.name", transfer.name, tuple(TRANSFERS))
+    if not isinstance(transfer, FineTune):
+        return
+    # Nothing is said of the weights themselves: who searches over them has none until a trial is drawn.
+    if not isinstance(transfer.weights, str):
+        raise bad_value("transfer.weights", transfer.weights, "the name or the file of a network's weights")
+    digits = transfer.sha256
+    if digits is not None and not (isinstance(digits, str) and _SHA256.fullmatch(digits)):
+        raise bad_value("transfer.sha256", digits, "64 hexadecimal digits, or null")
+    _whole("transfer.freeze", transfer.freeze, 0)
+    if transfer.unfreeze_every is not None:
+        _whole("transfer.unfreeze_every", transfer.unfreeze_every, 1, None)
+    _real("transfer.rate", transfer.rate, "a finite number above 0", lambda x: x > 0)
+    _real("transfer.stage_decay", transfer.stage_decay, "a finite number, at least 1", lambda x: x >= 1)
+    _one_of("transfer.head", transfer.head, HEADS)
+
+
+def _check_augmented(augmentation: Augmentation, data: Data) -> None:
+    """Refuse augmentations that a dataset's examples cannot have, or that leave nothing of them."""
+    shape = IMAGE_SHAPES.get(data.name)
+    for name in augmentation.names:
+        key, value = f"augmentation.{name}", getattr(augmentation, name)
+        if name in IMAGE_AUGMENTATIONS and shape is None:
+            raise bad_value(key, value, f"0 with data.name {data.name}, which is no image")
+        if name == "saturation" and shape is not None and shape[0] == 1:
+            raise bad_value(key, value, f"0 with data.name {data.name}, whose images are grey")
+        if name in SERIES_AUGMENTATIONS and not isinstance(data, Series):
+            raise bad_value(key, value, f"0 with data.name {data.name}, which is no series")
+        if name in ("window_slicing", "scaling") and is_regression(data):
+            raise bad_value(key, value, "0 with data.task regression, as it would not be done to the value to forecast")
+        if name in TEXT_AUGMENTATIONS and not isinstance(data, Text):
+            raise bad_value(key, value, f"0 with data.name {data.name}, which is no text")
+        if name in ("back_translation", "synonym_replacement") and is_language_model(data):
+            raise bad_value(key, value, "0 with data.task language_model, whose targets are in the text itself")
+        if name == "synonym_replacement" and isinstance(data, Text) and data.tokens != "words":
+            raise bad_value(key, value, f"0 with data.tokens {data.tokens}")
+        if name == "mixup" and isinstance(data, Text):
+            raise bad_value(key, value, f"0 with data.name {data.name}, whose tokens are no quantities")
+        if name in ("crop", "cutout") and shape is not None and value >= min(shape[1:]):
+            allowed = f"an integer below {min(shape[1:])}, the side of an image of data.name {data.name}"
+            raise bad_value(key, value, allowed)
+
+
 def _check_together(recipe: Recipe) -> None:
     """Refuse what is allowed alone but not together."""
     model, data = recipe.model, recipe.data
     if model.norm == "batch" and 1 in (recipe.batch_size, data.limit):
         key = "batch_size" if recipe.batch_size == 1 else "data.limit"
         raise bad_value(key, 1, "at least 2 with model.norm batch, whose statistics need more than one example")
+    _check_augmented(recipe.augmentation, data)
+    if isinstance(model, GAN):
+        _check_with_gan(recipe)
     smoothing = recipe.regularization.label_smoothing
-    if smoothing and is_regression(data):
-        what = "data.task regression" if isinstance(data, CSV) else f"data.name {data.name}"
+    if smoothing and is_regression(data) and not isinstance(model, GAN):
+        what = "data.task regression" if isinstance(data, (CSV, Series)) else f"data.name {data.name}"
         raise bad_value("regularization.label_smoothing", smoothing, f"0 with {what}, which has no labels")
     if isinstance(model, IMAGE_MODELS) and data.name not in IMAGE_SHAPES:
-        raise bad_value("model.name", model.name, f"mlp, deep_mlp with data.name {data.name}, which is no image")
+        allowed = f"{', '.join(models_for(data))} with data.name {data.name}, which is no image"
+        raise bad_value("model.name", model.name, allowed)
+    if model.name not in models_for(data):
+        task = f" and data.task {data.task}" if isinstance(data, Text) else ""
+        raise bad_value("model.name", model.name, f"{', '.join(models_for(data))} with data.name {data.name}{task}")
+    transfer = recipe.transfer
+    if isinstance(transfer, FineTune) and transfer.freeze >= (count := stage_count(model, data)):
+        allowed = f"an integer from 0 to {count - 1}, as this network has {count} stages and its output is trained"
+        raise bad_value("transfer.freeze", transfer.freeze, allowed)
     if isinstance(model, CNN):
         # Each entry halves height and width, and no side may vanish.
         most = int(math.log2(min(IMAGE_SHAPES[data.name][1:])))
         if len(model.channels) > most:
             raise bad_value("model.channels", model.channels, f"at most {most} entries with data.name {data.name}")
+
+
+def stage_count(model: Model, data: Data) -> int:
+    """Return how many stages a network has, as `training.transfer` counts them by the names of its parameters."""
+    match model:
+        case CNN(channels=channels, hidden=hidden):
+            return len(channels) + len(hidden) + 1
+        case MLP(hidden=hidden) | DeepMLP(hidden=hidden):
+            return len(hidden) + 1
+        case ResNet():
+            # The stem, three or four stages, and the output.
+            return 5 if isinstance(model, CifarResNet) else 6
+        case LSTM(layers=layers):
+            return layers + 1 + isinstance(data, Text)
+        case Transformer(depth=depth):
+            return depth + 2
+    return 1
+
+
+def _check_with_gan(recipe: Recipe) -> None:
+    """Refuse what has no meaning for two networks of which neither predicts a target."""
+    if names := recipe.augmentation.names:
+        key = f"augmentation.{names[0]}"
+        raise bad_value(key, getattr(recipe.augmentation, names[0]), "0 with model.name gan, which would learn it, too")
+    if recipe.transfer.name != "none":
+        raise bad_value("transfer.name", recipe.transfer.name, "none with model.name gan")
+
+
+def models_for(data: Data) -> list[str]:
+    """Return the models that can be given to a dataset: no weights for numbers of tokens, no steps without an order.
+
+    A language model must not see what it is to say, and a transformer's mean over the steps has seen all.
+    """
+    match data:
+        case Text(task="language_model"):
+            return ["lstm", "gpt"]
+        case Text():
+            return ["lstm", "transformer"]
+        case Series():
+            return ["mlp", "deep_mlp", "lstm", "transformer", "gan"]
+    return [name for name in MODELS if name != "gpt"] if data.name in IMAGE_SHAPES else ["mlp", "deep_mlp", "gan"]
 
 
 def _named(key: str, given: object, classes: Mapping[str, type[Group]], default: str) -> Group:

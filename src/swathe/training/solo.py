@@ -13,14 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from swathe.training import streams
-from swathe.training.data import load
-from swathe.training.health import Units, peak_memory, update_ratios
-from swathe.training.models import build, dropouts
+from swathe.training.augment import Augment, mixed, partners
+from swathe.training.data import Dataset, load
+from swathe.training.health import Units, gradient_metrics, layer_metrics, peak_memory, update_ratios
+from swathe.training.models import BatchNorm, build, dropouts
 from swathe.training.optim import Update
 from swathe.training.precision import LossScale, autocast, set_products, widened
-from swathe.training.recipe import Recipe, check
+from swathe.training.recipe import FineTune, Recipe, check
 from swathe.training.schedule import EarlyStopping, LearningRate
 from swathe.training.streams import Stream
+from swathe.training.transfer import frozen_stages, initial_state, rate_factors, stages
+from swathe.training.wording import worded
 
 # How often a run looks whether it should stop (seconds).
 POLL_SECONDS = 0.005
@@ -29,21 +32,32 @@ POLL_SECONDS = 0.005
 CHECK_STEPS = 32
 # Validation examples in one forward pass, at most.
 EVALUATION_ROWS = 1024
+# The same of the steps of all its texts or series, each of which has outputs of its own.
+EVALUATION_STEPS = 8192
 # Uncompiled, torch computes what fills no vector of elements by other code, at the end of a tensor and so in the last
 # lane only. No lane has such an end when its examples are a multiple of this.
 WHOLE_ROWS = 32
 
 
-def evaluation_parts(examples: int, device: str) -> Iterator[tuple[Tensor, int]]:
+def evaluation_parts(examples: int, device: str, length: int = 1) -> Iterator[tuple[Tensor, int]]:
     """Yield the rows of each part of validation `[rows]`, and how many of them count.
 
-    All parts have one size, a multiple of 32, and the last one is filled up with the last example.
+    All parts have one size, a multiple of 32, and the last one is filled up with the last example. An example has so
+    many steps as `length` says.
     """
-    parts = -(-examples // EVALUATION_ROWS)
+    most = max(WHOLE_ROWS, min(EVALUATION_ROWS, EVALUATION_STEPS // length))
+    parts = -(-examples // most)
     rows = -(-examples // (parts * WHOLE_ROWS)) * WHOLE_ROWS
     for begin in range(0, examples, rows):
         places = torch.arange(begin, begin + rows, device=device)
         yield places.clamp(max=examples - 1), min(rows, examples - begin)
+
+
+def bits_per_character(data: Dataset, val_loss: float) -> dict[str, float]:
+    """Return the loss of a language model of characters, in bits; nothing of other data."""
+    if data.sequence is None or not data.sequence.every_step:
+        return {}
+    return {"val_bits_per_character": val_loss / math.log(2)}
 
 
 class Solo:
@@ -57,19 +71,34 @@ class Solo:
     def __init__(self, recipe: Recipe, device: str, cache: Path) -> None:
         check(recipe)
         self.recipe = recipe
-        self.dataset = load(recipe.data, cache)
+        self.dataset = worded(load(recipe.data, cache), recipe, cache)
         self._data = self.dataset.to(device)
         self._device = device
         examples, inputs = self._data.train_x.shape
         dropout = recipe.regularization.dropout
         generator = streams.generator(recipe.seed, Stream.INIT)
         outputs = self._data.classes or 1
-        self.network = build(recipe.model, inputs, outputs, self._data.image_shape, dropout, generator).to(device)
+        shapes = self._data.image_shape, dropout, generator, self._data.sequence
+        self.network = build(recipe.model, inputs, outputs, *shapes).to(device)
         self._dropouts = dropouts(self.network)
         self._units = Units(self.network)
         self._words: tuple[int, Tensor] | None = None
+        self._augment = Augment.of(recipe, self._data)
+        self._examples = self._augment.examples(self._data)
+        self._constants = self._augment.constants(self._data, device, torch.get_default_dtype())
+        # Words and strengths of an epoch's steps.
+        self._draws: tuple[int, Tensor, Tensor] | None = None
         scale = LossScale() if recipe.precision == "fp16" else None
-        self._update = Update(self.network, recipe.optim, recipe.regularization, scale)
+        self._stage_of = stages(self.network.state_dict())
+        own = [self._stage_of[name] for name, _ in self.network.named_parameters()]
+        self._transfer = recipe.transfer if isinstance(recipe.transfer, FineTune) else None
+        if self._transfer is not None:
+            self.network.load_state_dict(initial_state(self._transfer, self.state_dict(), cache))
+        self._update = Update(
+            self.network, recipe.optim, recipe.regularization, scale, own if self._transfer is not None else ()
+        )
+        named = [] if self._transfer is not None else list(self.network.named_parameters())
+        self._layers = layer_metrics([name for name, _ in named], [parameter.shape for _, parameter in named])
         self._smoothing = recipe.regularization.label_smoothing
         self._batch = examples if recipe.batch_size == "full" else min(int(recipe.batch_size), examples)
         self._steps = examples // self._batch
@@ -107,6 +136,7 @@ class Solo:
                 "train_loss": train_loss,
                 **({"first_loss": losses[0].item()} if epoch == 1 else {}),
                 **validation,
+                **bits_per_character(self._data, val_loss),
                 "generalization_gap": val_loss - train_loss,
                 "lr": self._rate.at((epoch - 1) * self._steps + len(losses) - 1),
                 "grad_norm": norms.mean().item(),
@@ -129,14 +159,24 @@ class Solo:
         The schedule, early stopping and validation have no part in it. Whoever has seen enough reads no further.
         """
         set_products(self.recipe.precision, self._device)
-        self.network.train()
         for epoch, first in enumerate(range(0, len(rates), self._steps), start=1):
+            self._begin(epoch)
             order = self._order(epoch)
             for step, lr in enumerate(rates[first : first + self._steps]):
                 rows = order[step * self._batch : (step + 1) * self._batch]
                 loss = self._loss_of(epoch, step, rows)
                 self._update.step(loss, lr)
                 yield loss.item()
+
+    def train_one_batch(self, lr: float, steps: int) -> Iterator[float]:
+        """Train on the first batch alone, so many steps at one rate, and yield its loss before each; called once."""
+        set_products(self.recipe.precision, self._device)
+        self.network.train()
+        rows = self._order(1)[: self._batch]
+        for _ in range(steps):
+            loss = self._loss_of(1, 0, rows)
+            self._update.step(loss, lr)
+            yield loss.item()
 
     @property
     def steps(self) -> int:
@@ -151,13 +191,13 @@ class Solo:
         """Return a function that trains for a step of a first epoch: only its time counts."""
         order = torch.randperm(len(self._data.train_x)).to(self._device)
         batches = itertools.cycle(order[: self._steps * self._batch].view(self._steps, self._batch))
-        self.network.train()
+        self._begin(1)
         return lambda: self._step(1, 0, next(batches))
 
     def _step(self, epoch: int, step: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Train one step on the examples `rows`; returns the loss and the gradient norm, left on the device.
 
-        In an epoch's last step, the norm is three: of all, of the first and of the last weights.
+        In an epoch's last step, it is the norms of `Update.step_by_depth`.
         """
         loss = self._loss_of(epoch, step, rows)
         descend = self._update.step_by_depth if step == self._steps - 1 else self._update.step
@@ -168,8 +208,17 @@ class Solo:
         """Return the loss on the examples `rows` of a step, to descend from."""
         data = self._data
         self._draw_masks(epoch, step)
-        outputs = self._outputs(data.train_x.index_select(0, rows))
-        return self._loss(outputs, data.train_y.index_select(0, rows), smoothing=self._smoothing)
+        y = data.train_y.index_select(0, rows)
+        if not self._augment.names:
+            return self._loss(self._outputs(self._examples.index_select(0, rows)), y, smoothing=self._smoothing)
+        words, strengths = self._drawn(epoch, step)
+        x = self._examples.index_select(0, self._augment.rows(rows, words, strengths, len(data.train_x)))
+        outputs = self._outputs(self._augment(x, words, strengths, self._constants))
+        share = self._augment.share(strengths)
+        if share is None or not data.classes:
+            return self._loss(outputs, y if share is None else mixed(y, share, 0), smoothing=self._smoothing)
+        own, other = (self._loss(outputs, targets, smoothing=self._smoothing) for targets in (y, partners(y, 0)))
+        return (share * own + (1 - share) * other).squeeze()
 
     def _outputs(self, x: Tensor) -> Tensor:
         with autocast(self.recipe.precision, self._device):
@@ -180,6 +229,17 @@ class Solo:
         """Return the examples in the order in which an epoch takes them, `[examples]`."""
         shuffle = streams.generator(self.recipe.seed, Stream.ORDER, epoch)
         return torch.randperm(len(self._data.train_x), generator=shuffle).to(self._device)
+
+    def _begin(self, epoch: int) -> None:
+        """Make ready for an epoch of training, in which the first stages may be frozen."""
+        self.network.train()
+        if self._transfer is None:
+            return
+        frozen, count = frozen_stages(self._transfer, epoch), 1 + max(self._stage_of.values())
+        self._update.train(frozen, rate_factors(self._transfer, count))
+        for name, layer in self.network.named_modules():
+            if isinstance(layer, BatchNorm) and self._stage_of[f"{name}.running_mean"] < frozen:
+                layer.eval()
 
     def _train(self, epoch: int) -> tuple[Tensor, Tensor, dict[str, float]] | None:
         """Train one epoch; None when stopped.
@@ -192,7 +252,7 @@ class Solo:
         norms: list[Tensor] = []
         health: dict[str, float] = {}
         set_products(self.recipe.precision, self._device)
-        self.network.train()
+        self._begin(epoch)
         for step in range(self._steps):
             if self._told_to_stop():
                 return None
@@ -202,9 +262,9 @@ class Solo:
             else:
                 before = self._update.parameters.clone()
                 loss, by_depth = self._step(epoch, step, rows)
-                norm, first, last = by_depth
+                norm = by_depth[0]
                 (moved,) = update_ratios(before[None], self._update.parameters[None])
-                health = {"grad_norm_first": first.item(), "grad_norm_last": last.item(), "update_ratio": moved}
+                health = {**gradient_metrics(by_depth.tolist(), self._layers), "update_ratio": moved}
             losses.append(loss)
             norms.append(norm)
             if step % CHECK_STEPS == CHECK_STEPS - 1 and not math.isfinite(losses[-1].item()):
@@ -219,22 +279,24 @@ class Solo:
         loss = torch.zeros((), dtype=torch.float64, device=self._device)
         right = torch.zeros((), dtype=torch.int64, device=self._device)
         units: list[list[Tensor]] = []
-        for rows, counted in evaluation_parts(len(data.val_y), self._device):
+        for rows, counted in evaluation_parts(len(data.val_y), self._device, data.length):
             self._units.begin()
             outputs = self._outputs(data.val_x[rows])[:counted]
             units.append(list(self._units.take().values()))
             y = data.val_y[rows[:counted]]
             loss += self._loss(outputs, y, reduction="sum")
-            right += (outputs.argmax(dim=1) == y).sum()
-        mean = loss.item() / len(data.val_y)
+            right += (outputs.argmax(dim=-1) == y).sum()
+        mean = loss.item() / data.val_y.numel()
         finite = math.isfinite(mean)
         scores = {"val_loss": mean if finite else math.nan}
-        scores["val_accuracy"] = right.item() / len(data.val_y) if finite else math.nan
+        scores["val_accuracy"] = right.item() / data.val_y.numel() if finite else math.nan
         shares = (torch.stack(values).double().mean().item() for values in zip(*units, strict=True))
         return scores | dict(zip(self._units.names, shares, strict=True))
 
     def _loss(self, outputs: Tensor, targets: Tensor, *, reduction: str = "mean", smoothing: float = 0.0) -> Tensor:
         if self._data.classes:
+            # Where an example has several targets, each counts as one.
+            outputs, targets = outputs.flatten(0, -2), targets.flatten()
             return F.cross_entropy(outputs, targets, reduction=reduction, label_smoothing=smoothing)
         return F.mse_loss(outputs.squeeze(1), targets, reduction=reduction)
 
@@ -246,6 +308,14 @@ class Solo:
             self._words = epoch, torch.from_numpy(words).to(self._device)
         for layer, words_of_layer in zip(self._dropouts, self._words[1][step], strict=True):
             layer.draw(self._batch, words_of_layer)
+
+    def _drawn(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Return the words and the strengths of a step's augmentation."""
+        if self._draws is None or self._draws[0] != epoch:
+            words = torch.from_numpy(self._augment.words(self.recipe.seed, epoch, self._steps))
+            strengths = torch.from_numpy(self._augment.strengths(self.recipe, epoch, self._steps))
+            self._draws = epoch, words.to(self._device), strengths.to(self._device, torch.get_default_dtype())
+        return self._draws[1][step], self._draws[2][step]
 
     def _told_to_stop(self) -> bool:
         now = time.perf_counter()

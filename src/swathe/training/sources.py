@@ -13,7 +13,8 @@ from pathlib import Path
 
 from swathe.errors import BadInputError
 from swathe.home import open_home, write_aside
-from swathe.training.recipe import CSV, SKLEARN_TABLES, Data
+from swathe.training.recipe import CSV, SKLEARN_TABLES, Data, Series, Text
+from swathe.training.text import stdlib_folder
 
 SYSTEM_DATASETS = Path("/usr/share/datasets")
 INSIDE_SKLEARN = "inside scikit-learn"
@@ -82,19 +83,21 @@ ORIGINS = {
 
 
 def find(data: Data) -> Path | str:
-    """Say where a dataset is, without downloading: a folder, a CSV file, or the words "inside scikit-learn".
+    """Say where a dataset is, without downloading: a folder, a file, or the words "inside scikit-learn".
 
     A `folder` that is given is the only one looked at, so that another copy never stands in for it; else
     `SWATHE_HOME` (or `.swathe`) and the system's dataset packages are. Raises `BadInputError` naming them.
     """
     if data.name == "digits" or data.name in SKLEARN_TABLES:
         return INSIDE_SKLEARN
-    if isinstance(data, CSV):
+    if data.name == "stdlib_text":
+        return stdlib_folder()
+    if isinstance(data, (CSV, Series, Text)):
         path = Path(data.folder or "", data.path).expanduser()
-        if not path.is_file():
+        what = "a file or a folder" if isinstance(data, Text) else "a CSV or Parquet file"
+        if not (path.exists() if isinstance(data, Text) else path.is_file()):
             raise BadInputError(
-                f"data.path: {data.path!r} is not allowed; allowed: a CSV or Parquet file; "
-                f"none is at {path.absolute()}."
+                f"data.path: {data.path!r} is not allowed; allowed: {what}; none is at {path.absolute()}."
             )
         return path
     return _find_published(data, open_home().path / "data")

@@ -21,6 +21,8 @@ class Stream(IntEnum):
     INIT = 1
     ORDER = 2
     DROPOUT = 3
+    AUGMENTATION = 4
+    NOISE = 5
 
 
 def splitmix64(state: int) -> int:
@@ -49,9 +51,19 @@ def generator(seed: int, stream: Stream, epoch: int = 0, step: int = 0, device: 
 
 def dropout_words(seed: int, epoch: int, steps: int, layers: int) -> NDArray[np.int32]:
     """Return the two words `[steps, layers, 2]` from which each dropout layer's mask of each step follows."""
-    prefix = splitmix64(splitmix64(splitmix64(seed & _MASK) ^ Stream.DROPOUT) ^ epoch)
+    return _words(seed, Stream.DROPOUT, epoch, steps, range(layers))
+
+
+def augmentation_words(seed: int, epoch: int, steps: int, draws: Sequence[int]) -> NDArray[np.int32]:
+    """Return the two words `[steps, draws, 2]` from which each of the `draws` follows, whichever others there are."""
+    return _words(seed, Stream.AUGMENTATION, epoch, steps, draws)
+
+
+def _words(seed: int, stream: Stream, epoch: int, steps: int, counters: Sequence[int]) -> NDArray[np.int32]:
+    prefix = splitmix64(splitmix64(splitmix64(seed & _MASK) ^ stream) ^ epoch)
     keys = _splitmix64(np.uint64(prefix) ^ np.arange(steps, dtype=np.uint64))
-    return _splitmix64(keys[:, None] ^ np.arange(layers, dtype=np.uint64)).view(np.int32).reshape(steps, layers, 2)
+    last = np.asarray(counters, dtype=np.uint64)
+    return _splitmix64(keys[:, None] ^ last).view(np.int32).reshape(steps, len(last), 2)
 
 
 def dropout_threshold(p: float) -> int:
@@ -63,13 +75,28 @@ def keeps(words: Tensor, threshold: Tensor | int, shape: Sequence[int]) -> Tenso
     """Return which elements of `shape` a dropout layer keeps, for its words `[2]` and the threshold of its p.
 
     An element's bits are a hash of its index and the words: no state, so that lanes need no generator each and a
-    compiled program draws as it goes. The hash is lowbias32 (Wellons 2018), with a word before each of its two
-    multiplications.
+    compiled program draws as it goes.
     """
-    x = torch.arange(math.prod(shape), dtype=torch.int32, device=words.device).view(*shape) ^ words[0]
-    x = (x ^ (x >> 16 & 0xFFFF)) * 0x7FEB352D ^ words[1]
+    index = torch.arange(math.prod(shape), dtype=torch.int32, device=words.device).view(*shape)
+    return _hashed(index, words[0], words[1]) >= threshold
+
+
+def uniforms(words: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """Return numbers `[*, count]` in [0, 1) for the words `[*, 2]` of a draw, as `keeps` has its bits.
+
+    They are multiples of 2^-24, which float32 holds, so that they do not depend on `dtype`.
+    """
+    index = torch.arange(count, dtype=torch.int32, device=words.device)
+    bits = _hashed(index, words[..., 0, None], words[..., 1, None])
+    return (bits >> 8 & 0xFFFFFF).to(dtype) * 2**-24
+
+
+def _hashed(index: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return the 32 bits of each index: lowbias32 (Wellons 2018), with a word before each of its multiplications."""
+    x = index ^ first
+    x = (x ^ (x >> 16 & 0xFFFF)) * 0x7FEB352D ^ second
     x = (x ^ (x >> 15 & 0x1FFFF)) * (0x846CA68B - (1 << 32))
-    return (x ^ (x >> 16 & 0xFFFF)) >= threshold
+    return x ^ (x >> 16 & 0xFFFF)
 
 
 def _splitmix64(state: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -7,12 +7,28 @@ import math
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 
-from swathe.training.recipe import IMAGE_SHAPES, MODELS, Recipe, ResNet
+from swathe.training.recipe import (
+    GAN,
+    IMAGE_SHAPES,
+    LSTM,
+    MODELS,
+    Data,
+    FineTune,
+    Recipe,
+    ResNet,
+    SequenceShape,
+    Series,
+    Text,
+    data_options,
+    is_language_model,
+)
 
 # Of a model's options, those that change values and not the program.
 _VALUES = ("init",)
 # Answers of `can_lane` that a process keeps.
 _STRUCTURES = 1024
+# Cells of an LSTM one after the other, layers by steps, whose lanes are traced in some twenty seconds.
+_MOST_CELLS = 128
 # Sizes of the trial that `can_lane` makes, where the recipe does not say.
 _EXAMPLES, _COLUMNS, _CLASSES = 5, 3, 2
 
@@ -21,19 +37,32 @@ def structural_key(recipe: Recipe) -> str:
     """Return a text that is equal for recipes that one program can train side by side.
 
     It holds the architecture with its shapes, norm and activation, whether there is dropout, whether there is an L1
-    penalty or clipping, the batch size, the precision, and the dataset with its options. Initialisation, probability
-    of dropout, optimiser, rate, schedule, regularisation, seed and epochs are a lane's own.
+    penalty or clipping, which augmentations there are, whether there is transfer, the batch size, the precision, and
+    the dataset with its options. Initialisation, probability of dropout, strengths of augmentations, optimiser, rate,
+    schedule, regularisation, seed and epochs are a lane's own; so are loaded weights, frozen stages and their rates.
     """
     model = {key: value for key, value in asdict(recipe.model).items() if key not in _VALUES}
-    structure = {
+    structure: dict[str, object] = {
         "model": model,
         "batch_size": recipe.batch_size,
         "precision": recipe.precision,
-        "data": asdict(recipe.data),
+        "data": data_options(recipe.data),
         "dropout": recipe.regularization.dropout > 0,
         "alters_gradient": recipe.regularization.alters_gradient,
     }
+    # Keys of recipes without it are those of before there was any.
+    if names := recipe.augmentation.names:
+        structure["augmentation"] = [*names, *_files(recipe)]
+    if isinstance(recipe.transfer, FineTune):
+        structure["transfer"] = True
     return json.dumps(structure, sort_keys=True, separators=(",", ":"))
+
+
+def _files(recipe: Recipe) -> list[str | None]:
+    """Return what names are of the augmentation of texts, whose values all lanes share."""
+    of = recipe.augmentation
+    files = {"synonym_replacement": of.synonyms, "back_translation": of.translator}
+    return [files[name] for name in of.names if name in files]
 
 
 def can_lane(recipe: Recipe) -> str | None:
@@ -44,14 +73,21 @@ def can_lane(recipe: Recipe) -> str | None:
     """
     if type(recipe.model) is not MODELS.get(recipe.model.name):
         return f"model.name: {recipe.model.name!r} has no form for lanes, so the trial is trained alone."
+    if isinstance(recipe.model, GAN):
+        return "model.name: 'gan' has two updates a step, and a lane has one, so the trial is trained alone."
     if recipe.precision == "fp16":
         return "precision: 'fp16' skips steps, which a lane cannot do beside others, so the trial is trained alone."
     return _why_not(_Structure(structural_key(recipe), recipe))
 
 
 def is_slow_to_trace(recipe: Recipe) -> bool:
-    """Whether tracing lanes costs more than a sweep's lanes save: a ResNet's take a minute."""
-    return isinstance(recipe.model, ResNet)
+    """Whether tracing lanes costs more than a sweep's lanes save: a ResNet's take a minute, as do a long LSTM's."""
+    model = recipe.model
+    if isinstance(model, LSTM):
+        image_shape = IMAGE_SHAPES.get(recipe.data.name)
+        steps = image_shape[1] if image_shape is not None else getattr(recipe.data, "length", 1)
+        return model.layers * steps > _MOST_CELLS
+    return isinstance(model, ResNet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +106,27 @@ def _why_not(structure: _Structure) -> str | None:
 
     recipe = structure.recipe
     # How many columns a table has, and how many classes, makes no difference to whether it can be done.
-    image_shape = IMAGE_SHAPES.get(recipe.data.name)
-    inputs = _COLUMNS if image_shape is None else math.prod(image_shape)
-    network = build(recipe.model, inputs, _CLASSES, image_shape, recipe.regularization.dropout, generator=None)
-    return why_not_lane(network, torch.empty(_EXAMPLES, inputs))
+    image_shape, sequence = IMAGE_SHAPES.get(recipe.data.name), _sequence(recipe.data)
+    inputs, kind = _COLUMNS if image_shape is None else math.prod(image_shape), torch.float32
+    if sequence is not None:
+        inputs = sequence.length * sequence.variables
+        kind = torch.int64 if sequence.vocabulary else kind
+    shapes = image_shape, recipe.regularization.dropout, None, sequence
+    network = build(recipe.model, inputs, _CLASSES, *shapes)
+    return why_not_lane(network, torch.empty(_EXAMPLES, inputs, dtype=kind))
+
+
+def _sequence(data: Data) -> SequenceShape | None:
+    match data:
+        case Text(length=length):
+            return SequenceShape(length, 1, _CLASSES, every_step=is_language_model(data))
+        case Series(length=length):
+            return SequenceShape(length, _COLUMNS)
+    return None
 
 
 def is_structural(name: str) -> bool:
     """Whether a config key, dotted, can change the structural key; a group's own name swaps the whole group."""
     group, _, option = name.partition(".")
-    return name in ("batch_size", "precision") or (group == "model" and option not in _VALUES) or group == "data"
+    whole = ("batch_size", "precision", "augmentation", "transfer")
+    return name in whole or (group == "model" and option not in _VALUES) or group == "data"

@@ -10,6 +10,8 @@ from enum import StrEnum
 from swathe.errors import bad_value
 
 Metrics = Mapping[str, float]
+# Before a layer's name, the metric of its gradient's norm.
+LAYER_NORMS = "grad_norm/"
 
 
 class Symptom(StrEnum):
@@ -62,7 +64,9 @@ class Facts:
     `baseline_loss`; `base_accuracy`: the share of the commonest class there, None for 1 / classes. All three are what
     `diagnose_facts.dataset_facts` returns. `steps_per_report`: optimiser steps. `objective`: the metric that the sweep
     optimises. `adversarial`: two networks against each other (GAN), whose losses need not fall: only what is not finite
-    is wrong then. `loss_scaling`: fp16, whose steps with an infinite gradient are skipped.
+    is wrong then. `loss_scaling`: fp16, whose steps with an infinite gradient are skipped. `pretrained`: it begins with
+    weights that were trained, whose first loss says nothing of how it was set up: surely wrong on another task, or so
+    low that ten times as much is little.
     """
 
     classes: int | None = None
@@ -74,6 +78,7 @@ class Facts:
     loss_scaling: bool = False
     val_baseline_loss: float | None = None
     base_accuracy: float | None = None
+    pretrained: bool = False
 
     def __post_init__(self) -> None:
         if self.classes is not None and not _is_count(self.classes, 2):

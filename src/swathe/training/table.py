@@ -35,19 +35,21 @@ def read_table(path: Path, data: CSV) -> Table:
     keeps its unit. Raises `BadInputError`, with column and row, for missing or infinite values and for a target
     that does not suit the task; rows count from 1 below the header.
     """
-    frame = _read(path)
+    frame = read_frame(path)
     if data.target not in frame.columns:
         raise bad_value("data.target", data.target, f"a column of {path}: {', '.join(map(str, frame.columns))}")
     if len(frame.columns) < 2:
         raise BadInputError(f"{path} has no column besides the target {data.target!r}.")
     for column in frame.columns:
-        _refuse_missing(path, frame[column])
-    y, classes = _classes(frame[data.target]) if data.task == "classification" else (_quantity(frame[data.target]), 0)
+        refuse_missing(path, frame[column])
+    target = frame[data.target]
+    y, classes = classes_of(target) if data.task == "classification" else (quantity_of(target), 0)
     parts = [_features(path, frame[column]) for column in frame.columns if column != data.target]
     return Table(np.concatenate(parts, axis=1), y, classes)
 
 
-def _read(path: Path) -> Any:
+def read_frame(path: Path) -> Any:
+    """Return a CSV or Parquet file as a pandas frame; raises `BadInputError` for what is neither."""
     import pandas as pd
 
     kind = "Parquet" if path.suffix in _PARQUET else "CSV"
@@ -67,7 +69,8 @@ def _read(path: Path) -> Any:
         raise BadInputError(f"data.path: {str(path)!r} cannot be read as {kind} ({reason}).") from error
 
 
-def _refuse_missing(path: Path, column: Any) -> None:
+def refuse_missing(path: Path, column: Any) -> None:
+    """Raise `BadInputError`, with the row, where a column has a missing or an infinite value."""
     from pandas.api.types import is_numeric_dtype
 
     missing = column.isna().to_numpy()
@@ -93,7 +96,8 @@ def _features(path: Path, column: Any) -> NDArray[np.float32]:
     return np.eye(len(categories), dtype=np.float32)[codes]
 
 
-def _classes(target: Any) -> tuple[NDArray[np.int64], int]:
+def classes_of(target: Any) -> tuple[NDArray[np.int64], int]:
+    """Return the classes of a column `[rows]`, numbered in the order of its values, and how many there are."""
     from pandas.api.types import is_float_dtype
 
     if is_float_dtype(target.dtype) and (target % 1 != 0).any():
@@ -105,7 +109,8 @@ def _classes(target: Any) -> tuple[NDArray[np.int64], int]:
     return codes.astype(np.int64), len(classes)
 
 
-def _quantity(target: Any) -> NDArray[np.float32]:
+def quantity_of(target: Any) -> NDArray[np.float32]:
+    """Return a column of numbers, in its unit."""
     from pandas.api.types import is_numeric_dtype
 
     if not is_numeric_dtype(target.dtype):

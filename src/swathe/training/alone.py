@@ -1,0 +1,14 @@
+"""Whoever trains one recipe alone asks here for the loop that its model needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from swathe.training.gan import Adversarial
+from swathe.training.recipe import GAN, Recipe
+from swathe.training.solo import Solo
+
+
+def alone(recipe: Recipe, device: str, cache: Path) -> Solo | Adversarial:
+    """Return a run of one recipe on one device; raises `BadInputError` for a recipe or data that is refused."""
+    return (Adversarial if isinstance(recipe.model, GAN) else Solo)(recipe, device, cache)
