@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,11 @@ def values(key: str, text: str) -> list[Any]:
     return list(search.range() if isinstance(search, RangeSweep) else search.list)
 
 
-@pytest.mark.parametrize("name", CLAIMS)
+# One is a search, and not a grid.
+GRIDS = [name for name, claim in CLAIMS.items() if not claim.seeds]
+
+
+@pytest.mark.parametrize("name", GRIDS)
 def test_a_sweep_is_its_whole_grid_with_five_seeds_or_more_and_no_pruner(name: str) -> None:
     assert {"/sampler": "grid"} in ready(name)["defaults"]
     assert {"/pruner": "none"} in ready(name)["defaults"]
@@ -372,7 +377,30 @@ def test_the_verdict_of_a_world(name: str, world: World, verdict: Verdict) -> No
 
 
 def test_every_claim_has_a_world_that_confirms_or_refutes_it() -> None:
-    assert {name for name, _, verdict in WORLDS if verdict != OPEN} == set(CLAIMS)
+    assert {name for name, _, verdict in WORLDS if verdict != OPEN} == set(GRIDS)
+
+
+@pytest.mark.parametrize(("score", "pruned_at", "verdict"), [(0.98, 4, YES), (0.96, 4, NO), (0.98, 19, NO)])
+def test_the_verdict_of_a_search(score: float, pruned_at: int, verdict: Verdict) -> None:
+    trials = []
+    for seed in range(5):
+        for number in range(10):
+            epochs = 20 if number == 3 else pruned_at
+            losses = [1.0 - 0.01 * epoch - 0.001 * seed for epoch in range(epochs)]
+            reports = {"val_loss": losses, "val_accuracy": [score + 0.0001 * seed] * epochs}
+            made = trial({"sweep.seed": seed, "optim.lr": 0.1}, reports)
+            state = "complete" if number == 3 else f"pruned at step {epochs}"
+            trials.append(replace(made, state=state, config={"epochs": 20}))
+    finding = CLAIMS["quickstart"].read(trials)
+    assert finding.verdict == verdict
+    assert [row[0] for row in finding.rows] == list("01234")
+    ElementTree.fromstring(charts.svg(finding.charts[""]))
+
+
+def test_a_search_is_launched_once_a_seed() -> None:
+    launches = CLAIMS["quickstart"].launches
+    assert launches[1] == ("quickstart-1", ["sweep.seed=1", "sweep.name=quickstart-1"])
+    assert CLAIMS["normalization"].launches == [("normalization", [])]
 
 
 # Charts and pages.
@@ -418,9 +446,9 @@ def test_a_page_is_made_from_a_record(tmp_path: Path, monkeypatch: pytest.Monkey
     home = Home(tmp_path / "home")
     monkeypatch.setenv("SWATHE_HOME", str(home.path))
     monkeypatch.chdir(results.ROOT)
-    assert not results.is_complete(home, "learning_rate")
+    assert not results.is_complete(home, "learning_rate", "learning_rate")
     assert cli.run(["launch", "learning_rate", "cluster=inline", "--quiet"]) == 0
-    assert results.is_complete(home, "learning_rate")
+    assert results.is_complete(home, "learning_rate", "learning_rate")
     finding = results.write(CLAIMS["learning_rate"], home, tmp_path / "pages")
     text = (tmp_path / "pages" / "learning_rate.md").read_text()
     assert f"**Verdict: {finding.verdict}.**" in text

@@ -12,13 +12,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from scripts.results.charts import svg
 from scripts.results.claims import CLAIMS
 from scripts.results.finding import Claim, Finding
 from scripts.results.page import page, picture
-from scripts.results.trials import read
+from scripts.results.trials import Record, read
 
 from swathe import analysis
 from swathe.config import compose_sweep
@@ -29,12 +30,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "results"
 
 
-def is_complete(home: Home, name: str) -> bool:
+def is_complete(home: Home, sweep: str, name: str, overrides: Sequence[str] = ()) -> bool:
     """Whether all trials of a sweep are over; raises `SwatheError` where the record is that of another sweep."""
     card = home.sweep(name).card()
     if card is None:
         return False
-    composed = compose_sweep(name, ())
+    composed = compose_sweep(sweep, overrides)
     if card.identity != composed.identity:
         folder = home.sweep(name).path
         raise SwatheError(f"The sweep {name!r} has changed since it was recorded in {folder}: give another --home.")
@@ -42,17 +43,17 @@ def is_complete(home: Home, name: str) -> bool:
     return sum(count for state, count in counts.items() if state.final) >= composed.sweep.trials
 
 
-def launch(home: Home, name: str) -> None:
+def launch(home: Home, sweep: str, name: str, overrides: Sequence[str]) -> None:
     """Run a sweep to its end; raises `SwatheError` where it does not get there."""
-    command = [sys.executable, "-m", "swathe.cli", "launch", name]
+    command = [sys.executable, "-m", "swathe.cli", "launch", sweep, *overrides]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"SWATHE_HOME": str(home.path)}, check=False)
-    if done.returncode or not is_complete(home, name):
+    if done.returncode or not is_complete(home, sweep, name, overrides):
         raise SwatheError(f"The sweep {name!r} ended with exit code {done.returncode} before all its trials were over.")
 
 
 def write(claim: Claim, home: Home, folder: Path) -> Finding:
     """Write a claim's page and charts from its sweep's record."""
-    record = read(home, claim.name)
+    record = read_all(home, claim)
     finding = claim.read(record.trials)
     folder.mkdir(parents=True, exist_ok=True)
     for ending, chart in finding.charts.items():
@@ -60,6 +61,19 @@ def write(claim: Claim, home: Home, folder: Path) -> Finding:
     sweep = (ROOT / "sweeps" / f"{claim.name}.yaml").read_text()
     (folder / f"{claim.name}.md").write_text(page(claim, finding, record, sweep))
     return finding
+
+
+def read_all(home: Home, claim: Claim) -> Record:
+    """Return the record of a claim's own sweep, or of all of them, where the sweep's seed is among the parameters."""
+    if not claim.seeds:
+        return read(home, claim.name)
+    records = [read(home, name) for name, _ in claim.launches]
+    trials = [
+        replace(trial, params={**trial.params, "sweep.seed": seed})
+        for seed, record in enumerate(records)
+        for trial in record.trials
+    ]
+    return Record(trials, [geometry for record in records for geometry in record.geometries])
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -73,9 +87,10 @@ def main(words: Sequence[str] | None = None) -> None:
     home = Home(options.home.absolute())
     for name in options.only:
         try:
-            for sweep in (*CLAIMS[name].before, name):
-                if not is_complete(home, sweep):
-                    launch(home, sweep)
+            for own, overrides in CLAIMS[name].launches:
+                sweep = name if overrides else own
+                if not is_complete(home, sweep, own, overrides):
+                    launch(home, sweep, own, overrides)
             finding = write(CLAIMS[name], home, PAGES)
         except SwatheError as error:
             sys.exit(str(error))

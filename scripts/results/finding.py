@@ -39,7 +39,8 @@ class Claim:
     """A claim, the sweep that tests it (its `name`), and the rule of its verdict; `read` applies the rule.
 
     `text` is the claim, `rule` says in words what `read` computes. Both were written before the sweep was run. The
-    sweeps `before` it leave networks that its own begins with.
+    sweeps `before` it leave networks that its own begins with. With `seeds` the sweep is launched so many times, with
+    `sweep.seed` 0, 1 ..., which is then among the parameters of each trial.
     """
 
     name: str
@@ -48,6 +49,17 @@ class Claim:
     rule: str
     read: Callable[[Sequence[Trial]], Finding]
     before: Sequence[str] = ()
+    seeds: int = 0
+
+    @property
+    def launches(self) -> list[tuple[str, list[str]]]:
+        """The sweeps to launch, in order: the name of each, and its overrides."""
+        if self.seeds:
+            return [
+                (f"{self.name}-{seed}", [f"sweep.seed={seed}", f"sweep.name={self.name}-{seed}"])
+                for seed in range(self.seeds)
+            ]
+        return [(name, []) for name in (*self.before, self.name)]
 
 
 def at_the_edge(best: Mapping[str, float], rates: Sequence[float]) -> list[str]:

@@ -42,7 +42,8 @@ def _lines(claim: Claim, finding: Finding, record: Record, sweep: str) -> Iterat
         "of the data, which is the same one for all trials.",
         "",
     )
-    yield from ("## The sweep", "", *(f"    swathe launch {name}" for name in (*claim.before, claim.name)), "")
+    commands = (" ".join([claim.name if words else name, *words]) for name, words in claim.launches)
+    yield from ("## The sweep", "", *(f"    swathe launch {words}" for words in commands), "")
     yield from ("```yaml", sweep.rstrip(), "```", "")
     yield from (_origin(record), "")
 

@@ -210,9 +210,9 @@ class Controller:
     `metric` is the reported value that the sweep optimises; `retries` bounds how often a trial whose worker was lost is
     run again; a worker that has trials and says nothing for `trial_timeout` seconds is killed, as one of them hangs
     (None: never); `max_failures` trials that fail for one and the same reason stop the sweep; `ask_ahead` points are
-    kept drawn in advance (None: one for each slot). `key` gives, from a trial's parameters, the structural key whose trials
-    one worker can train side by side, or "" for a trial that has a worker to itself. `history` are the trials of
-    earlier sessions of the same sweep.
+    kept drawn in advance (None: one for each slot). `key` gives, from a trial's parameters, the structural key whose
+    trials one worker can train side by side, or "" for a trial that has a worker to itself. `history` are the trials
+    of earlier sessions of the same sweep.
 
     How waiting trials and workers meet: a worker with room takes first from the queues of the keys that it runs, most
     run first; when those are empty, from the key with the most waiting trials for each worker on it. Of a key whose

@@ -44,7 +44,6 @@ from swathe.worker import (
     geometry,
     is_better,
     reaches_target,
-    reported,
     serialise,
 )
 
@@ -84,7 +83,12 @@ def run(setup: WorkerSetup, channel: Channel, worker: str) -> None:
 def engine(setup: WorkerSetup, channel: Channel, worker: str) -> LaneEngine:
     """Return an engine that measures how many lanes pay on the worker's device."""
     planner = lane_plan.Planner(
-        setup.device, setup.data, slots=setup.slots, compile=setup.compile, memory_fraction=setup.memory_fraction
+        setup.device,
+        setup.data,
+        slots=setup.slots,
+        compile=setup.compile,
+        memory_fraction=setup.memory_fraction,
+        layers=setup.layers,
     )
     return LaneEngine(setup, channel, worker, planner)
 
@@ -127,7 +131,7 @@ class _Alone:
     lanes, compiled = 1, False
 
     def __init__(self, recipe: Recipe, setup: WorkerSetup) -> None:
-        self._solo = alone(recipe, device=setup.device, cache=setup.data)
+        self._solo = alone(recipe, setup.device, setup.data, layers=setup.layers)
         self._should_stop: ShouldStop = lambda tag: False
         self._tag: int | None = None
 
@@ -317,7 +321,8 @@ class LaneEngine:
             lanes = _Alone(recipe, setup)
             geometry = self._geometry
         else:
-            lanes = LaneBlock(recipe, size, setup.device, setup.data, compiled=program == "compiled")
+            compiled = program == "compiled"
+            lanes = LaneBlock(recipe, size, setup.device, setup.data, compiled=compiled, layers=setup.layers)
             made = "compiled" if lanes.compiled else "eager"
             geometry = {**self._geometry, "engine": "lanes", "lanes": str(size), "slots": str(slots), "program": made}
         facts = {
@@ -378,8 +383,7 @@ class LaneEngine:
             if trial.pace.settle():
                 self._leave(block, trial)
                 continue
-            metrics = reported(self._setup, report.metrics)
-            judged = trial.diagnosis.judge(Report(report.tag, report.epoch, metrics, report.seconds, now))
+            judged = trial.diagnosis.judge(Report(report.tag, report.epoch, report.metrics, report.seconds, now))
             sent.append(judged)
             urgent = trial.pace.note(report.epoch) or urgent
             # The sweep ends with a report that reaches the target, and its winner's model is the one that made it.

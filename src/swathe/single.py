@@ -141,7 +141,7 @@ def _must_compile(setup: WorkerSetup, config: Config) -> bool:
 
     try:
         recipe = recipe_from_config(config)
-        geometry = geometry_of(recipe, data.load(recipe.data, setup.data), setup.device)
+        geometry = geometry_of(recipe, data.load(recipe.data, setup.data), setup.device, layers=setup.layers)
     except SwatheError:
         # The run itself says why it cannot be trained.
         return False

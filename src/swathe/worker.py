@@ -30,7 +30,6 @@ from swathe.errors import BadInputError, bad_value
 from swathe.events import Config, Decision, Direction, Failed, Finished, Report, Reported, Slots
 from swathe.preflight_task import PreflightTask
 from swathe.training.diagnose import Action, Facts
-from swathe.training.symptoms import LAYER_NORMS
 from swathe.training.verdict import Verdict
 
 # Reports that nobody waits for are sent together, at most this late (seconds).
@@ -471,7 +470,7 @@ def _train_recipe(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | Non
     from swathe.training.diagnose_facts import dataset_facts
     from swathe.training.recipe import recipe_from_config
 
-    solo = alone(recipe_from_config(job.config), device=setup.device, cache=setup.data)
+    solo = alone(recipe_from_config(job.config), setup.device, setup.data, layers=setup.layers)
     data = solo.dataset
     facts = recipe_facts(solo.recipe, dataset_facts(data), solo.steps, setup.metric)
     diagnosis = TrialDiagnosis(setup.diagnosis, facts)
@@ -483,7 +482,7 @@ def _train_recipe(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | Non
     for epoch, metrics, seconds in solo.reports(should_stop=lambda: channel.stopped(job.trial)):
         if pace.settle():
             return None
-        report = diagnosis.judge(Report(job.trial, epoch, reported(setup, metrics), seconds, time.time()))
+        report = diagnosis.judge(Report(job.trial, epoch, metrics, seconds, time.time()))
         pace.send(report)
         if reaches_target(setup, metrics):
             # The sweep ends with this report, and its winner's model is the one that made it.
@@ -495,13 +494,6 @@ def _train_recipe(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | Non
     if pace.settle() or not is_better(setup, metrics.get(setup.metric), job.best):
         return None
     return serialise(solo.state_dict())
-
-
-def reported(setup: WorkerSetup, metrics: Mapping[str, float]) -> Mapping[str, float]:
-    """Return the metrics of a recipe's report that are sent: norms by layer, which are many, only if asked for."""
-    if setup.layers:
-        return metrics
-    return {name: value for name, value in metrics.items() if not name.startswith(LAYER_NORMS)}
 
 
 def is_better(setup: WorkerSetup, value: float | None, best: float | None) -> bool:

@@ -33,11 +33,11 @@ def recipe(**config: Any) -> Recipe:
 
 
 def alone(one: Recipe, cache: Path) -> list[dict[str, float]]:
-    return [metrics for _, metrics, _ in Solo(one, "cpu", cache).reports(lambda: False)]
+    return [metrics for _, metrics, _ in Solo(one, "cpu", cache, layers=True).reports(lambda: False)]
 
 
 def as_lanes(recipes: list[Recipe], cache: Path) -> dict[int, list[dict[str, float]]]:
-    block = LaneBlock(recipes[0], len(recipes), "cpu", cache, compiled=False)
+    block = LaneBlock(recipes[0], len(recipes), "cpu", cache, compiled=False, layers=True)
     for tag, one in enumerate(recipes):
         block.admit(one, tag)
     found: dict[int, list[dict[str, float]]] = {tag: [] for tag in range(len(recipes))}

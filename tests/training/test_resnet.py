@@ -254,6 +254,7 @@ def trained_in_double(one: Recipe, cache: Path) -> tuple[dict[str, float], dict[
     solo._update = Update(solo.network.double(), one.optim, one.regularization)
     data = solo._data
     solo._data = dataclasses.replace(data, train_x=data.train_x.double(), val_x=data.val_x.double())
+    solo._examples = solo._data.train_x
     [(_, metrics, _)] = solo.reports(lambda: False)
     return metrics, solo.state_dict()
 

@@ -29,8 +29,8 @@ from swathe.training.recipe import (
     Regularization,
     SequenceShape,
     recipe_from_config,
-    stage_count,
 )
+from swathe.training.recipe_check import stage_count
 from swathe.training.solo import Solo
 from swathe.training.streams import Stream
 from swathe.training.structure import structural_key

@@ -10,6 +10,7 @@ from scripts.results.claims import (
     mnist_headline,
     normalization,
     optimizers_compared,
+    quickstart,
     regularization,
     schedules,
     vanishing,
@@ -19,6 +20,7 @@ from scripts.results.claims import (
 CLAIMS = {
     module.CLAIM.name: module.CLAIM
     for module in (
+        quickstart,
         learning_rate,
         normalization,
         exploding,

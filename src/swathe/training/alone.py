@@ -9,6 +9,11 @@ from swathe.training.recipe import GAN, Recipe
 from swathe.training.solo import Solo
 
 
-def alone(recipe: Recipe, device: str, cache: Path) -> Solo | Adversarial:
-    """Return a run of one recipe on one device; raises `BadInputError` for a recipe or data that is refused."""
-    return (Adversarial if isinstance(recipe.model, GAN) else Solo)(recipe, device, cache)
+def alone(recipe: Recipe, device: str, cache: Path, *, layers: bool = False) -> Solo | Adversarial:
+    """Return a run of one recipe on one device; raises `BadInputError` for a recipe or data that is refused.
+
+    With `layers` its reports have the gradient's norm of every layer; a GAN's have those of its generator's ends.
+    """
+    if isinstance(recipe.model, GAN):
+        return Adversarial(recipe, device, cache)
+    return Solo(recipe, device, cache, layers=layers)

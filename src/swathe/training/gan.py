@@ -18,7 +18,8 @@ from swathe.training.health import Units, peak_memory, update_ratios
 from swathe.training.models import build, dropouts
 from swathe.training.optim import Update
 from swathe.training.precision import LossScale, autocast, set_products, widened
-from swathe.training.recipe import GAN, MLP, OPTIMIZERS, Optim, Recipe, check
+from swathe.training.recipe import GAN, MLP, OPTIMIZERS, Optim, Recipe
+from swathe.training.recipe_check import check
 from swathe.training.schedule import EarlyStopping, LearningRate
 from swathe.training.solo import CHECK_STEPS, POLL_SECONDS
 from swathe.training.streams import Stream

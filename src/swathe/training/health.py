@@ -18,7 +18,6 @@ CS231n notes, "Neural networks part 3" (about 1e-3 is healthy).
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 from collections.abc import Iterable, Sequence
@@ -66,14 +65,12 @@ def gradient_metrics(norms: Sequence[float], layers: Sequence[str]) -> dict[str,
 def update_ratios(before: Tensor, after: Tensor) -> list[float]:
     """Return how far a step has moved the parameters of each lane `[K, parameters]`, by their norm before it.
 
-    0 where that is 0. Row by row: a row's sum must not depend, in its last bits, on how many rows there are. What
-    `before` holds is overwritten: one tensor less that goes through the cache.
+    0 where that is 0. What `before` holds is overwritten: one tensor less that goes through the cache.
     """
-    squares = [torch.dot(row, row) for row in before.unbind()]
-    squares += [torch.dot(row, row) for row in before.sub_(after).unbind()]
-    numbers = torch.stack(squares).tolist()
-    lanes = len(before)
-    return [math.sqrt(new / old) if old else 0.0 for old, new in zip(numbers[:lanes], numbers[lanes:], strict=True)]
+    # Row by row, so that its last bits do not depend on how many rows there are.
+    norms = torch.linalg.vector_norm(before, dim=1), torch.linalg.vector_norm(before.sub_(after), dim=1)
+    old, new = torch.stack(norms).tolist()
+    return [moved / norm if norm else 0.0 for norm, moved in zip(old, new, strict=True)]
 
 
 def peak_memory(device: str) -> float:

@@ -69,15 +69,25 @@ class Planner:
     """Plans for the structures of one worker.
 
     `slots` fixes the number of lanes (1: everything alone; None: measured), `compile` is auto, always or never, and
-    `memory_fraction` bounds what lanes may take of the device's free memory.
+    `memory_fraction` bounds what lanes may take of the device's free memory. `layers` is as blocks have it.
     """
 
-    def __init__(self, device: str, cache: Path, *, slots: int | None, compile: str, memory_fraction: float) -> None:
+    def __init__(
+        self,
+        device: str,
+        cache: Path,
+        *,
+        slots: int | None,
+        compile: str,
+        memory_fraction: float,
+        layers: bool = False,
+    ) -> None:
         self._device = device
         self._cache = cache
         self._slots = slots
         self._compile = compile
         self._memory_fraction = memory_fraction
+        self._layers = layers
         self._structures: dict[str, _Structure] = {}
 
     def plan(self, recipe: Recipe) -> LanePlan:
@@ -130,7 +140,8 @@ class Planner:
     def _structure(self, recipe: Recipe) -> _Structure:
         key = structural_key(recipe)
         if key not in self._structures:
-            self._structures[key] = _Structure(geometry_of(recipe, load(recipe.data, self._cache), self._device))
+            data = load(recipe.data, self._cache)
+            self._structures[key] = _Structure(geometry_of(recipe, data, self._device, layers=self._layers))
         return self._structures[key]
 
     def _may_compile(self, structure: _Structure) -> bool:
@@ -189,7 +200,7 @@ class Planner:
         return Solo(recipe, self._device, self._cache).step_to_time()
 
     def _lane_steps(self, recipe: Recipe, lanes: int, program: str) -> Callable[[], object]:
-        block = LaneBlock(recipe, lanes, self._device, self._cache, compiled=program == "compiled")
+        block = LaneBlock(recipe, lanes, self._device, self._cache, compiled=program == "compiled", layers=self._layers)
         for tag in range(lanes):
             # Each with examples of its own.
             block.admit(replace(recipe, seed=tag), tag)

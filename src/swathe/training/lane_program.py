@@ -42,7 +42,8 @@ class Geometry:
     """What a program depends on: sizes, device and type, but no recipe's values and not the number of lanes.
 
     `key` stands for `model`; `batch` is the examples of a step, `rows` those of an evaluation. `classes` is 0 for a
-    regression. `threads` is torch's number, for which code is generated.
+    regression. `threads` is torch's number, for which code is generated. `layers`: a step gives the gradient's norm of
+    every weight matrix, and not of the first and the last alone, which takes another look at each.
     """
 
     key: str
@@ -62,6 +63,7 @@ class Geometry:
     augmentation: tuple[str, ...] = ()
     transfer: bool = False
     sequence: SequenceShape | None = None
+    layers: bool = False
 
     @property
     def tokens(self) -> bool:
@@ -127,11 +129,11 @@ class Network:
         self._runs = self.parameters.runs(own)
         first, last = health.first_and_last_weights(self.parameters.shapes)
         firsts = first_weights(self.parameters.shapes, own) if geometry.transfer else [first]
-        between = [] if geometry.transfer else health.layers_between(self.parameters.shapes)
+        every = geometry.layers and not geometry.transfer
+        between = health.layers_between(self.parameters.shapes) if every else []
         self._watched = [self.parameters.place(index) for index in (*firsts, last, *between)]
         # What stands in a step's norms after that of all, in order of depth; with stages, the first may be any.
-        own_layers = ([], []) if geometry.transfer else (self.parameters.names, self.parameters.shapes)
-        self.layers = health.layer_metrics(*own_layers)
+        self.layers = health.layer_metrics(self.parameters.names, self.parameters.shapes) if every else []
 
     @property
     def dropouts(self) -> list[LaneDropout]:

@@ -23,7 +23,8 @@ from swathe.training.lane_optim import coefficients, stage_coefficients
 from swathe.training.lane_program import Geometry, Program, Stack, Step, compiled_program, eager_program
 from swathe.training.models import build
 from swathe.training.precision import set_products
-from swathe.training.recipe import FineTune, Recipe, check
+from swathe.training.recipe import FineTune, Recipe
+from swathe.training.recipe_check import check
 from swathe.training.schedule import EarlyStopping, LearningRate
 from swathe.training.solo import CHECK_STEPS, WHOLE_ROWS, bits_per_character, evaluation_parts
 from swathe.training.streams import Stream
@@ -92,7 +93,8 @@ class LaneBlock:
     A step costs what its live lanes cost: a lane that is free takes no time.
 
     Compiled, the program is made when it is not on disk yet, which takes some twenty seconds; `note` is one line when
-    lanes were to be compiled and are not, else "". Raises `BadInputError` for a recipe or data that is refused.
+    lanes were to be compiled and are not, else "". With `layers` reports have the gradient's norm of every layer.
+    Raises `BadInputError` for a recipe or data that is refused.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class LaneBlock:
         *,
         compiled: bool = True,
         dtype: torch.dtype = torch.float32,
+        layers: bool = False,
     ) -> None:
         check(recipe)
         self.key = structural_key(recipe)
@@ -111,7 +114,7 @@ class LaneBlock:
         self._precision = recipe.precision
         self.dataset = worded(load(recipe.data, cache), recipe, cache)
         self._data = self.dataset.to(device)
-        self._geometry = geometry_of(recipe, self.dataset, device, dtype)
+        self._geometry = geometry_of(recipe, self.dataset, device, dtype, layers=layers)
         # What is compiled has been found good.
         if not (compiled and lane_compiler.is_compiled(self._geometry, cache)) and (reason := can_lane(recipe)):
             raise BadInputError(reason)
@@ -484,14 +487,12 @@ class LaneBlock:
         """Return the metrics of each lane that trains on the validation part."""
         stack = self._stack.first(len(self._live) + self._spare)
         parts = [self._program.evaluate(stack, *part) for part in self._validation]
-        loss, right, *units = (torch.stack(values).double().sum(0) for values in zip(*parts, strict=True))
-        examples = [self._data.val_y.numel()] * 2 + [len(parts)] * len(units)
-        values = (total / count for total, count in zip((loss, right, *units), examples, strict=True))
-        columns = dict(
-            zip(("val_loss", "val_accuracy", *self._network.units.names), torch.stack(list(values)), strict=True)
-        )
-        lanes = zip(*(column.tolist() for column in columns.values()), strict=True)
-        return [dict(zip(columns, lane, strict=True)) for lane in itertools.islice(lanes, len(self._live))]
+        # `[parts, columns, K]` at once: each operation on so few numbers costs more than they do.
+        totals = torch.stack([torch.stack([column.double() for column in part]) for part in parts]).sum(0)
+        names = ("val_loss", "val_accuracy", *self._network.units.names)
+        counts = np.array([self._data.val_y.numel()] * 2 + [len(parts)] * (len(names) - 2))
+        lanes = (totals.cpu().numpy() / counts[:, None]).T[: len(self._live)].tolist()
+        return [dict(zip(names, lane, strict=True)) for lane in lanes]
 
 
 def _by_lane(history: list[_Step]) -> dict[int, tuple[Array, Array]]:
@@ -507,8 +508,10 @@ def _by_lane(history: list[_Step]) -> dict[int, tuple[Array, Array]]:
     return {tag: (values[:, 0], values[:, 1:]) for tag, values in whole.items()}
 
 
-def geometry_of(recipe: Recipe, dataset: Dataset, device: str, dtype: torch.dtype = torch.float32) -> Geometry:
-    """Return what the program of a recipe's blocks depends on."""
+def geometry_of(
+    recipe: Recipe, dataset: Dataset, device: str, dtype: torch.dtype = torch.float32, *, layers: bool = False
+) -> Geometry:
+    """Return what the program of a recipe's blocks depends on; `layers` as `LaneBlock` has it."""
     data = dataset.to(device)
     examples, features = data.train_x.shape
     return Geometry(
@@ -529,4 +532,5 @@ def geometry_of(recipe: Recipe, dataset: Dataset, device: str, dtype: torch.dtyp
         augmentation=recipe.augmentation.names,
         transfer=isinstance(recipe.transfer, FineTune),
         sequence=data.sequence,
+        layers=layers,
     )

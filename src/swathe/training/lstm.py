@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from swathe.training.models import Drawn, Dropout, Layer, draw_weight, empty, linear
+from swathe.training.models import Drawn, Dropout, draw_weight, empty, linear
 from swathe.training.recipe import LSTM, SequenceShape
-from swathe.training.sequences import embedding, is_token, shape_of
+from swathe.training.sequences import Steps, embedding, shape_of
 
 
 class Cell(Drawn):
@@ -53,27 +53,6 @@ class Cell(Drawn):
         return torch.stack(outputs, dim=-2)
 
 
-class Recurrent(nn.Sequential):
-    """The layers of an LSTM: each one's states are the next one's inputs, and the last state goes to the output.
-
-    With a target at each step, the states of all steps do.
-    """
-
-    def __init__(self, layers: list[Layer], sequence: SequenceShape) -> None:
-        super().__init__()
-        for name, layer in layers:
-            self.add_module(name, layer)
-        self._sequence = sequence
-
-    def forward(self, x: Tensor) -> Tensor:
-        counts = is_token(x, self._sequence)
-        for name, layer in self.named_children():
-            if name == "output" and not self._sequence.every_step:
-                x = x[:, -1]
-            x = layer(x, counts) if isinstance(layer, Cell) else layer(x)
-        return x
-
-
 def recurrent_network(
     model: LSTM,
     sequence: SequenceShape | None,
@@ -95,4 +74,6 @@ def recurrent_network(
         if dropout:
             layers.append((f"dropout{index}", Dropout(dropout, (shape.length, model.width))))
         inputs = model.width
-    return Recurrent([*layers, ("output", linear(model.width, outputs))], shape)
+    layers.append(("output", linear(model.width, outputs)))
+    # Behind the last token the state stays as it is.
+    return Steps(layers, shape, Cell, lambda x, counts: x[:, -1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,36 @@ from swathe.training.text import PADDING
 
 # The base of the wavelengths in section 3.5 of Vaswani et al. 2017.
 _BASE = 10_000.0
+
+
+class Steps(nn.Sequential):
+    """Layers that take the steps of a sequence `[batch, length, *]`, and an output.
+
+    Those of the class `told` are told, too, which steps are no padding. Before the output `pool` makes one vector of
+    all steps, with the same, unless there is a target at each.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        sequence: SequenceShape,
+        told: type[nn.Module],
+        pool: Callable[[Tensor, Tensor | None], Tensor],
+    ) -> None:
+        super().__init__()
+        for name, layer in layers:
+            self.add_module(name, layer)
+        self._sequence = sequence
+        self._told = told
+        self._pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        counts = is_token(x, self._sequence)
+        for name, layer in self.named_children():
+            if name == "output" and not self._sequence.every_step:
+                x = self._pool(x, counts)
+            x = layer(x, counts) if isinstance(layer, self._told) else layer(x)
+        return x
 
 
 class Rows(nn.Module):

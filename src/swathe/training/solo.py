@@ -19,7 +19,8 @@ from swathe.training.health import Units, gradient_metrics, layer_metrics, peak_
 from swathe.training.models import BatchNorm, build, dropouts
 from swathe.training.optim import Update
 from swathe.training.precision import LossScale, autocast, set_products, widened
-from swathe.training.recipe import FineTune, Recipe, check
+from swathe.training.recipe import FineTune, Recipe
+from swathe.training.recipe_check import check
 from swathe.training.schedule import EarlyStopping, LearningRate
 from swathe.training.streams import Stream
 from swathe.training.transfer import frozen_stages, initial_state, rate_factors, stages
@@ -65,10 +66,11 @@ class Solo:
 
     Every epoch goes once through a new permutation of the training part in whole batches; the rest that fills no
     batch is left out of that epoch, and a batch larger than the part is the part. All randomness is a function of
-    (recipe.seed, epoch, step), see `streams`. Raises `BadInputError` for a recipe or data that is refused.
+    (recipe.seed, epoch, step), see `streams`. With `layers` reports have the gradient's norm of every layer. Raises
+    `BadInputError` for a recipe or data that is refused.
     """
 
-    def __init__(self, recipe: Recipe, device: str, cache: Path) -> None:
+    def __init__(self, recipe: Recipe, device: str, cache: Path, *, layers: bool = False) -> None:
         check(recipe)
         self.recipe = recipe
         self.dataset = worded(load(recipe.data, cache), recipe, cache)
@@ -97,7 +99,7 @@ class Solo:
         self._update = Update(
             self.network, recipe.optim, recipe.regularization, scale, own if self._transfer is not None else ()
         )
-        named = [] if self._transfer is not None else list(self.network.named_parameters())
+        named = list(self.network.named_parameters()) if layers and self._transfer is None else []
         self._layers = layer_metrics([name for name, _ in named], [parameter.shape for _, parameter in named])
         self._smoothing = recipe.regularization.label_smoothing
         self._batch = examples if recipe.batch_size == "full" else min(int(recipe.batch_size), examples)

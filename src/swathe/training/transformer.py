@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from swathe.training.models import BranchEnd, Dropout, Layer, activation, empty, linear, normalisation
+from swathe.training.models import BranchEnd, Dropout, activation, empty, linear, normalisation
 from swathe.training.recipe import GPT, SequenceShape, Transformer
-from swathe.training.sequences import Positions, Waves, embedding, is_token, shape_of
+from swathe.training.sequences import Positions, Steps, Waves, embedding, shape_of
 
 
 class Attention(nn.Module):
@@ -72,24 +72,6 @@ class Block(nn.Module):
         return outputs
 
 
-class Blocks(nn.Sequential):
-    """The layers of a transformer; before the output, the mean over the steps that count, or with GPT each step."""
-
-    def __init__(self, layers: list[Layer], sequence: SequenceShape) -> None:
-        super().__init__()
-        for name, layer in layers:
-            self.add_module(name, layer)
-        self._sequence = sequence
-
-    def forward(self, x: Tensor) -> Tensor:
-        counts = is_token(x, self._sequence)
-        for name, layer in self.named_children():
-            if name == "output" and not self._sequence.every_step:
-                x = _mean(x, counts)
-            x = layer(x, counts) if isinstance(layer, Block) else layer(x)
-        return x
-
-
 def transformer_network(
     model: Transformer,
     sequence: SequenceShape | None,
@@ -114,7 +96,7 @@ def transformer_network(
     layers += [(f"block{index}", Block(model, shape.length, dropout)) for index in range(1, model.depth + 1)]
     if model.norm_first:
         layers.append(("norm", _norm(model)))
-    return Blocks([*layers, ("output", linear(model.width, outputs))], shape)
+    return Steps([*layers, ("output", linear(model.width, outputs))], shape, Block, _mean)
 
 
 def _norm(model: Transformer) -> nn.Module:
