@@ -26,6 +26,10 @@ def rows(results: Path) -> Iterator[tuple[str, ...]]:
     yield from _lanes(_read(results / "lanes.json"))
     yield from _health(_read(results / "health.json"))
     yield from _overhead(_read(results / "overhead.json"))
+    for row in _read(results / "scale.json").get("rows", []):
+        if row["trials"] == 100_000:
+            what = f"one event of the controller, {row['workers']:,} simulated workers, 100,000 trials"
+            yield what, f"{row['us_per_event']:.0f} us (the longest {row['longest_ms']:.0f} ms)", "", "", "scale"
     for row in _read(results / "pruners.json").get("rows", []):
         if row["trials"] == 10_000:
             what = f"one decision of the pruner {row['pruner']} among 10,000 trials"
