@@ -297,6 +297,28 @@ def test_a_resumed_sweep_runs_what_was_left_first() -> None:
     assert ask.count <= 2
 
 
+@pytest.mark.parametrize(
+    ("value", "state", "reason"),
+    [
+        (math.nan, TrialState.PRUNED, "diverged: loss is nan at step 2"),
+        (0.1, TrialState.COMPLETE, "reached the target at step 2"),
+    ],
+)
+def test_an_end_that_the_last_driver_had_recorded_and_not_told_is_told_now(
+    value: float, state: TrialState, reason: str
+) -> None:
+    past = [Past(0, {}, TrialState.RUNNING, None, {1: 0.6, 2: value})]
+    controller = make(history=past, budget=Budget(trials=3, target=0.2))
+    controller.handle(WorkersStart(1))
+    controller.handle(WorkerReady("w"))
+    assert not of(controller.handle(report(0, 1, 0.6)), Tell)
+    commands = controller.handle(report(0, 2, value))
+    assert not of(commands, Record)
+    (tell,) = of(commands, Tell)
+    assert (tell.state, tell.step, tell.reason) == (state, 2, reason)
+    assert controller.ending == (state is TrialState.COMPLETE)
+
+
 def test_a_worker_that_hangs_is_killed_and_its_trial_fails_in_the_end() -> None:
     controller = make(retries=1, trial_timeout=5.0)
     start(controller)

@@ -398,13 +398,15 @@ class Controller:
             if trial is None or report.trial not in worker.running:
                 continue  # Late: the trial was stopped, or runs elsewhere since its worker was thought lost.
             self._use(trial, report.seconds)
+            value = report.metrics.get(self._metric)
             if trial.step is not None and report.step <= trial.step:
                 # A second attempt says again what the first had said; where that was its end, so it is now.
-                if report.ends is Action.STOP:
-                    after += self._leave(trial, *self._worst(trial, report))
+                fate = None if value is None else self._fate(trial, report, value)
+                if fate is not None and value is not None:
+                    after += self._leave(trial, *fate)
                     decisions.append(Decision(trial.number, report.step, stop=True))
+                    after += self._end_at_target(value)
                 continue
-            value = report.metrics.get(self._metric)
             if value is None:
                 known = ", ".join(sorted(report.metrics)) or "nothing"
                 reason = f"step {report.step} reports no {self._metric!r}; it reports: {known}"
@@ -421,8 +423,7 @@ class Controller:
             elif trial.decide_from is not None and report.step >= trial.decide_from:
                 trial.decide_from = self._pruner.next_decision(trial.number, report.step)
                 decisions.append(Decision(trial.number, report.step, stop=False, decide_from=trial.decide_from))
-            if self._reaches_target(value):
-                after += self._end(f"the target of {self._budget.target:g} is reached")
+            after += self._end_at_target(value)
         if decisions:
             yield Decide(event.worker, tuple(decisions))
         if recorded:
@@ -432,16 +433,20 @@ class Controller:
 
     def _judge(self, trial: _Trial, report: Report, value: float) -> tuple[TrialState, str] | None:
         """Say whether the trial must stop here: its final state and why; None to go on."""
-        step = report.step
-        pruned = self._pruner.decide(trial.number, step, value)
+        pruned = self._pruner.decide(trial.number, report.step, value)
+        fate = self._fate(trial, report, value)
+        if fate is None and pruned:
+            return TrialState.PRUNED, f"pruned at step {report.step}"
+        return fate
+
+    def _fate(self, trial: _Trial, report: Report, value: float) -> tuple[TrialState, str] | None:
+        """Say how a trial ends at a report whatever others have reported; None where it goes on."""
         if not math.isfinite(value):
-            return TrialState.PRUNED, f"diverged: {self._metric} is {value} at step {step}"
+            return TrialState.PRUNED, f"diverged: {self._metric} is {value} at step {report.step}"
         if self._reaches_target(value):
-            return TrialState.COMPLETE, f"reached the target at step {step}"
+            return TrialState.COMPLETE, f"reached the target at step {report.step}"
         if report.ends is Action.STOP:
             return self._worst(trial, report)
-        if pruned:
-            return TrialState.PRUNED, f"pruned at step {step}"
         return None
 
     def _worst(self, trial: _Trial, report: Report) -> tuple[TrialState, str]:
@@ -583,9 +588,13 @@ class Controller:
 
     def _end_what_is_over(self) -> Iterator[Command]:
         """End a sweep at once that earlier sessions have ended but for saying so."""
-        if self.best is not None and self._reaches_target(self.best[1]):
-            yield from self._end(f"the target of {self._budget.target:g} is reached")
+        if self.best is not None:
+            yield from self._end_at_target(self.best[1])
         yield from self._check_budget()
+
+    def _end_at_target(self, value: float) -> Iterator[Command]:
+        if self._reaches_target(value):
+            yield from self._end(f"the target of {self._budget.target:g} is reached")
 
     def _check_budget(self) -> Iterator[Command]:
         epochs, seconds = self._budget.epochs, self._budget.device_seconds

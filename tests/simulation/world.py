@@ -184,6 +184,8 @@ class World:
         self._slots: dict[tuple[str, str], int] = {}
         self._arrival: dict[str, float] = {}
         self._departure: dict[str, float] = {}
+        # When the driver last heard of each worker, or gave it work after it had none.
+        self._heard: dict[str, float] = {}
         self._outgoing: dict[str, list[Any]] = {}
         self._crew = [self._name() for _ in range(shape.workers)]
         self._controller = self._make(
@@ -316,6 +318,7 @@ class World:
         speed = draw.choice([0.5, 1.0, 1.0, 2.0])
         self._workers[name] = Worker(name, self.clock, self._deliver, self._course_of, slots, speed)
         self._held[name], self._stopping[name] = {}, set()
+        self._heard[name] = self.clock.now
         self._feed(WorkerReady(name))
 
     def _course_of(self, job: Assignment) -> Course:
@@ -338,6 +341,7 @@ class World:
     def _arrive(self, said: tuple[Event, ...]) -> None:
         for event in said:
             if self._done is None:
+                self._heard[event.worker] = self.clock.now  # type: ignore[union-attr]
                 self._feed(event)
 
     def _kill_worker(self) -> None:
@@ -464,8 +468,12 @@ class World:
                 if self._controller.best is None or self._controller.best[0] != trial:
                     self._fail(f"the model of trial {trial} is kept, which is not the best")
             case Kill(worker, reason):
-                if self._workers[worker].hung is False and self._workers[worker].stalled_until < self.clock.now:
-                    self._fail(f"{worker} is killed, which does not hang")
+                assert self.shape.trial_timeout is not None
+                # The controller knows the time by its last tick.
+                if self.clock.now - self._heard[worker] < self.shape.trial_timeout - TICK:
+                    self._fail(f"{worker} is killed, which was heard of at {self._heard[worker]:.3f} s")
+                if not self._held[worker]:
+                    self._fail(f"{worker} is killed, which has no trial")
                 self.clock.after(0.0, lambda: self._end_worker(worker, reason))
             case Done():
                 self._done = command
@@ -482,6 +490,8 @@ class World:
         # The driver may not know yet that the trial before it was over, and so takes that one for the one that ran.
         if self._losses[number] > 2 * RETRIES + 2:
             self._fail(f"trial {number} is tried again after {self._losses[number]} workers were lost with it")
+        if not self._held[worker]:
+            self._heard[worker] = self.clock.now
         key = self._courses[number].key
         self._state[number] = "placed"
         self._place[number] = worker
