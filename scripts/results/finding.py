@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from scripts.results.charts import Chart
-from scripts.results.statistics import Verdict, together
-from scripts.results.trials import Trial
+from scripts.results.charts import Chart, Series
+from scripts.results.statistics import Verdict, interval, together
+from scripts.results.trials import Trial, mean_curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,11 @@ class Claim:
                 for seed in range(self.seeds)
             ]
         return [(name, []) for name in (*self.before, self.name)]
+
+
+def curve(label: str, trials: Sequence[Trial], metric: str) -> Series:
+    """Return the mean of a metric over trials by epoch, with its interval, as `mean_curve` has it."""
+    return Series(label, {float(epoch): interval(values) for epoch, values in mean_curve(trials, metric).items()})
 
 
 def at_the_edge(best: Mapping[str, float], rates: Sequence[float]) -> list[str]:

@@ -47,8 +47,10 @@ class Champion(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined, u
 
         if self.config.get("trainable"):
             raise ValueError(f"{self.config['trainable']} made this model: load its `state` into the network there.")
+        from swathe.training.recipe import Text, recipe_from_config
+
         # A text's inputs are the numbers of its tokens.
-        tokens = self.config["data"]["name"] in ("text", "stdlib_text")
+        tokens = isinstance(recipe_from_config(self.config).data, Text)
         inputs = torch.as_tensor(np.asarray(model_input, dtype=np.int64 if tokens else np.float32))
         with torch.inference_mode():
             return np.asarray(self.network(inputs.shape[1])(inputs))

@@ -33,6 +33,7 @@ Overrides = Annotated[
     typer.Argument(help="Hydra overrides, such as optim=adam or 'optim.lr=tag(log,interval(1e-5,1))'."),
 ]
 SweepName = Annotated[str, typer.Argument(help="The name of a sweep that was launched here.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -66,7 +67,7 @@ def _finite(value: Any) -> Any:
 def launch(
     sweep: Annotated[str, typer.Argument(help="A name in sweeps/ or the path of a YAML file.")],
     overrides: Overrides = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a sweep, or go on with one that was stopped.
@@ -86,7 +87,7 @@ def launch(
 def resume(
     name: SweepName,
     overrides: Overrides = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a sweep that was stopped, killed or has used its budget: the command that launched it, once more.

@@ -401,8 +401,7 @@ class Controller:
             value = report.metrics.get(self._metric)
             if trial.step is not None and report.step <= trial.step:
                 # A second attempt says again what the first had said; where that was its end, so it is now.
-                fate = None if value is None else self._fate(trial, report, value)
-                if fate is not None and value is not None:
+                if value is not None and (fate := self._fate(trial, report, value)) is not None:
                     after += self._leave(trial, *fate)
                     decisions.append(Decision(trial.number, report.step, stop=True))
                     after += self._end_at_target(value)

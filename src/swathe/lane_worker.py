@@ -211,7 +211,7 @@ class LaneEngine:
         self._best: float | None = None
         self._use = _Use(worker)
         self._short_of_memory = False
-        self._checked = setup.preflight is None
+        self._preflight = setup.preflight
 
     @property
     def busy(self) -> bool:
@@ -223,9 +223,9 @@ class LaneEngine:
 
         With `wait` and without a trial it waits about a second for a job. The first turn begins with the pre-flight.
         """
-        if not self._checked and self._setup.preflight is not None:
-            self._checked = True
-            self._channel.emit(Checked(settle(self._setup.preflight, self._setup.device)))
+        if self._preflight is not None:
+            task, self._preflight = self._preflight, None
+            self._channel.emit(Checked(settle(task, self._setup.device)))
         jobs = self._channel.jobs(USE_SECONDS if wait and not self.busy else 0.0)
         if jobs is None:
             return False

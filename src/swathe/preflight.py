@@ -21,7 +21,7 @@ from swathe.events import Direction, Value
 from swathe.home import Home
 from swathe.preflight_task import PreflightTask, code_digest, make, probe
 from swathe.runtime import Plan, structural_parameters, trial_config
-from swathe.space import Space
+from swathe.space import Space, ends
 from swathe.study import check_sampler, check_storage
 from swathe.tracking import check_uri
 from swathe.training.recipe import Recipe, recipe_from_config
@@ -61,21 +61,16 @@ def check_options(plan: Plan) -> None:
 def _configs_by_dataset(plan: Plan) -> list[dict[str, Any]]:
     """Return one trial config for each dataset that the space may draw."""
     parameter = plan.space.parameters.get("data")
-    first = plan.space.sample(lambda name, distribution: _any_value(distribution))
+    first = plan.space.sample(lambda name, distribution: ends(distribution)[0])
     choices = [first.get("data")] if parameter is None else list(getattr(parameter.distribution, "choices", ()))
     configs = []
     for choice in choices:
 
         def suggest(name: str, distribution: Any, choice: Any = choice) -> Any:
-            return choice if name == "data" else _any_value(distribution)
+            return choice if name == "data" else ends(distribution)[0]
 
         configs.append(trial_config(plan.composer, plan.space.sample(suggest), 0))
     return configs
-
-
-def _any_value(distribution: Any) -> Any:
-    choices = getattr(distribution, "choices", None)
-    return distribution.low if choices is None else choices[0]
 
 
 # What is tried before the first trial.
@@ -143,24 +138,26 @@ def _counted(structures: int, *, whole: bool) -> str:
 
 def _points(space: Space) -> tuple[Iterator[Mapping[str, Value]], bool]:
     """Return points of a space that have all its structures, and True; or some of very many, and False."""
-    ends = {name: _ends(space, name) for name in _deciding(space)}
+    decided = {name: ends(space.parameters[name].distribution) for name in _deciding(space)}
     count = 1
-    for values in ends.values():
+    for values in decided.values():
         count *= len(values)
     combinations: Iterator[Sequence[Value]]
     if count <= _POINTS:
-        combinations = itertools.product(*ends.values())
+        combinations = itertools.product(*decided.values())
     else:
         draw = random.Random(0)
         # Each value at least once, beside others in their order, and then at random.
-        in_turn = ([values[at % len(values)] for values in ends.values()] for at in range(max(map(len, ends.values()))))
-        at_random = ([draw.choice(values) for values in ends.values()] for _ in range(_POINTS))
+        in_turn = (
+            [values[at % len(values)] for values in decided.values()] for at in range(max(map(len, decided.values())))
+        )
+        at_random = ([draw.choice(values) for values in decided.values()] for _ in range(_POINTS))
         combinations = itertools.islice(itertools.chain(in_turn, at_random), _POINTS)
-    return (_point(space, dict(zip(ends, values, strict=True))) for values in combinations), count <= _POINTS
+    return (_point(space, dict(zip(decided, values, strict=True))) for values in combinations), count <= _POINTS
 
 
 def _point(space: Space, chosen: Mapping[str, Value]) -> Mapping[str, Value]:
-    return space.sample(lambda name, distribution: chosen.get(name, _any_value(distribution)))
+    return space.sample(lambda name, distribution: chosen.get(name, ends(distribution)[0]))
 
 
 def _deciding(space: Space) -> list[str]:
@@ -170,13 +167,6 @@ def _deciding(space: Space) -> list[str]:
         if name in names:
             names |= {condition.parameter for condition in space.parameters[name].conditions}
     return [name for name in space.parameters if name in names]
-
-
-def _ends(space: Space, name: str) -> tuple[Value, ...]:
-    """Return all choices of a parameter, or the two ends of its range."""
-    distribution: Any = space.parameters[name].distribution
-    choices = getattr(distribution, "choices", None)
-    return tuple(choices) if choices is not None else tuple(dict.fromkeys((distribution.low, distribution.high)))
 
 
 def _spread(found: Sequence[Recipe], most: int) -> list[Recipe]:

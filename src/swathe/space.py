@@ -394,6 +394,14 @@ def _without(config: Config, group: str) -> Config:
     return {key: value for key, value in config.items() if key != group}
 
 
+def ends(distribution: BaseDistribution) -> tuple[Value, ...]:
+    """Return all choices of a distribution, or the two ends of its range, which may be one."""
+    if isinstance(distribution, CategoricalDistribution):
+        return tuple(distribution.choices)
+    assert isinstance(distribution, (IntDistribution, FloatDistribution))
+    return tuple(dict.fromkeys((distribution.low, distribution.high)))
+
+
 def _choices(parameter: Parameter) -> tuple[Any, ...]:
     return tuple(getattr(parameter.distribution, "choices", ()))
 
@@ -401,14 +409,11 @@ def _choices(parameter: Parameter) -> tuple[Any, ...]:
 def _probes(parameter: Parameter) -> list[Value]:
     """Return the values by which a distribution is checked: its ends, and for numbers one that is no integer."""
     distribution = parameter.distribution
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    assert isinstance(distribution, (IntDistribution, FloatDistribution))
-    ends: list[Value] = [distribution.low, distribution.high]
+    probes = list(ends(distribution))
     if isinstance(distribution, FloatDistribution) and distribution.step is None:
         # An irrational place between the ends: a key for integers must refuse the interval, whatever its ends are.
-        ends.append(distribution.low + (distribution.high - distribution.low) * 0.6180339887498949)
-    return ends
+        probes.append(distribution.low + (distribution.high - distribution.low) * 0.6180339887498949)
+    return probes
 
 
 def _kind(config: DictConfig, name: str) -> str:

@@ -124,10 +124,11 @@ def _staged(path: Path) -> list[Any]:
         whole = path.read_bytes()
     except FileNotFoundError:
         return []
-    # Half a line at the end was never staged; the first line is the header.
-    lines = [json.loads(line) for line in whole[: whole.rfind(b"\n") + 1].splitlines()][1:]
-    last = max((index for index, line in enumerate(lines) if line == [_WRITTEN]), default=-1)
-    return [line[1] if line[0] == _UNSURE else line for line in lines[last + 1 :]]
+    mark = whole.rfind(_MARK_LINE)
+    # The first line is the header; half a line at the end was never staged.
+    begin = whole.find(b"\n") + 1 if mark < 0 else mark + len(_MARK_LINE)
+    records = map(json.loads, whole[begin : whole.rfind(b"\n") + 1].splitlines())
+    return [record[1] if record[0] == _UNSURE else record for record in records]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+from optuna.distributions import BaseDistribution
 
 from swathe.errors import BadInputError, bad_value
 from swathe.events import Config, Value
 from swathe.home import Home, write_aside
 from swathe.runtime import Plan
-from swathe.space import TrialComposer
+from swathe.space import TrialComposer, ends
 from swathe.training.recipe import FineTune, Recipe, recipe_from_config
 
 _MLFLOW = ("models:/", "runs:/")
@@ -71,16 +72,12 @@ def _names(plan: Plan) -> Iterator[str]:
         yield from [str(transfer["weights"])] if "weights" in transfer else []
 
 
-def _lowest(name: str, distribution: Any) -> Value:
-    choices = getattr(distribution, "choices", None)
-    value: Value = distribution.low if choices is None else choices[0]
-    return value
+def _lowest(name: str, distribution: BaseDistribution) -> Value:
+    return ends(distribution)[0]
 
 
-def _highest(name: str, distribution: Any) -> Value:
-    choices = getattr(distribution, "choices", None)
-    value: Value = distribution.high if choices is None else choices[-1]
-    return value
+def _highest(name: str, distribution: BaseDistribution) -> Value:
+    return ends(distribution)[-1]
 
 
 def _check_fit(recipe: Recipe, home: Home) -> None:

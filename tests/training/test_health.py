@@ -155,7 +155,7 @@ def test_the_norms_by_depth_are_those_of_the_weights_before_clipping() -> None:
             strict=True,
         )
     )
-    norms = Update(model, one.optim, one.regularization).step_by_depth(loss, 1e-3)
+    norms = Update(model, one.optim, one.regularization, layers=True).step_by_depth(loss, 1e-3)
     first, between, last = [gradient.norm() for name, gradient in gradients.items() if name.endswith("weight")]
     torch.testing.assert_close(norms[1:], torch.stack([first, last, between]))
 

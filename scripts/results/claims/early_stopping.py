@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from scripts.results.charts import Axis, Chart, Series
-from scripts.results.finding import Claim, Finding, Part
+from scripts.results.finding import Claim, Finding, Part, curve
 from scripts.results.statistics import above, below, interval, paired
-from scripts.results.trials import Trial, accuracy, by_seed, grouped, mean_curve
+from scripts.results.trials import Trial, accuracy, by_seed, grouped
 
 SAVED, LOST = 0.10, 0.01
 # That of conf/regularization/early_stopping.yaml.
@@ -51,7 +51,7 @@ def _savings(saved: Mapping[int, Mapping[int, float]]) -> Chart:
 
 def _curves(without: Sequence[Trial]) -> Chart:
     series = [
-        Series(name, {float(epoch): interval(values) for epoch, values in mean_curve(without, metric).items()})
+        curve(name, without, metric)
         for name, metric in (("validation loss", "val_loss"), ("training loss", "train_loss"))
     ]
     return Chart("Losses without early stopping", Axis("epoch"), Axis("loss (nats)"), series)

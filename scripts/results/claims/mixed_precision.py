@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from scripts.results.charts import Axis, Chart, Series
-from scripts.results.finding import Claim, Finding, Part
+from scripts.results.charts import Axis, Chart
+from scripts.results.finding import Claim, Finding, Part, curve
 from scripts.results.statistics import Interval, Verdict, above, below, interval, paired, within
-from scripts.results.trials import Trial, accuracy, by_seed, grouped, mean_curve
+from scripts.results.trials import Trial, accuracy, by_seed, grouped
 
 FULL, OF_THE_CLAIM = "fp32", "fp16"
 SPEEDUP, FACTOR = 2.0, 1.25
@@ -59,10 +59,7 @@ def _row(precision: str, group: Sequence[Trial]) -> list[str]:
 
 
 def _curves(groups: Mapping[str, Sequence[Trial]]) -> Chart:
-    series = [
-        Series(precision, {float(epoch): interval(values) for epoch, values in mean_curve(group, "val_loss").items()})
-        for precision, group in groups.items()
-    ]
+    series = [curve(precision, group, "val_loss") for precision, group in groups.items()]
     return Chart("Validation loss by epoch", Axis("epoch"), Axis("validation loss (nats)"), series)
 
 

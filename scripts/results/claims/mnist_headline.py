@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scripts.results.charts import Axis, Chart, Series
-from scripts.results.finding import Claim, Finding, Part
+from scripts.results.charts import Axis, Chart
+from scripts.results.finding import Claim, Finding, Part, curve
 from scripts.results.statistics import Interval, Verdict, interval, within
-from scripts.results.trials import Trial, accuracy, by_seed, mean_curve
+from scripts.results.trials import Trial, accuracy, by_seed
 
 ACCURACY, NEAR = 0.98, 0.005
 SECONDS, FACTOR = 25.0, 2.0
@@ -34,8 +34,7 @@ def read(trials: Sequence[Trial]) -> Finding:
     losses = [interval(trial.last(metric) for trial in trials) for metric in ("val_loss", "train_loss")]
     rows.append(["mean", scores.shown(4), *(loss.shown(4) for loss in losses), seconds.shown(2)])
     header = ["seed", "accuracy", "validation loss", "training loss", "seconds an epoch"]
-    curve = mean_curve(trials, "val_accuracy")
-    series = [Series(data, {float(epoch): interval(values) for epoch, values in curve.items()})]
+    series = [curve(data, trials, "val_accuracy")]
     chart = Chart("Accuracy by epoch", Axis("epoch"), Axis("validation accuracy"), series)
     remark = "Seconds are of the machine below, one trial a core on one thread; other work on it makes them more."
     return Finding(parts, header, rows, {"": chart}, [remark])

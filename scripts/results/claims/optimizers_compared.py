@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from scripts.results.charts import Axis, Chart, Series
-from scripts.results.finding import Claim, Finding, Part, at_the_edge
+from scripts.results.finding import Claim, Finding, Part, at_the_edge, curve
 from scripts.results.statistics import Interval, above, earliest, interval, paired, sooner
-from scripts.results.trials import Trial, accuracy, by_seed, epochs_to, grouped, mean_curve
+from scripts.results.trials import Trial, accuracy, by_seed, epochs_to, grouped
 
 TARGET = 0.95
 ORDER = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw")
@@ -48,10 +48,7 @@ def read(trials: Sequence[Trial]) -> Finding:
         "rates that get there",
         "accuracy",
     ]
-    curves = []
-    for name in ORDER:
-        curve = mean_curve(groups[name][best[name]], "val_accuracy")
-        curves.append(Series(f"{name}, {best[name]:g}", {float(epoch): interval(curve[epoch]) for epoch in curve}))
+    curves = [curve(f"{name}, {best[name]:g}", groups[name][best[name]], "val_accuracy") for name in ORDER]
     axes = Axis("learning rate", log=True), Axis("validation accuracy")
     charts = {
         "": Chart("Accuracy after the last epoch", *axes, [Series(name, scores[name]) for name in ORDER]),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from scripts.results.charts import Axis, Chart, Series
-from scripts.results.finding import Claim, Finding, Part
+from scripts.results.finding import Claim, Finding, Part, curve
 from scripts.results.statistics import above, highest, interval, paired
-from scripts.results.trials import Trial, accuracy, by_seed, grouped, mean_curve
+from scripts.results.trials import Trial, accuracy, by_seed, grouped
 
 STRENGTH = {
     "l1": "regularization.l1",
@@ -70,10 +70,7 @@ def _gaps(chosen: Mapping[str, Sequence[Trial]]) -> Chart:
 
 
 def _curves(chosen: Mapping[str, Sequence[Trial]]) -> Chart:
-    series = [
-        Series(method, {float(epoch): interval(values) for epoch, values in mean_curve(group, "val_loss").items()})
-        for method, group in chosen.items()
-    ]
+    series = [curve(method, group, "val_loss") for method, group in chosen.items()]
     return Chart("Validation loss, chosen strengths", Axis("epoch"), Axis("validation loss (nats)"), series)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from scripts.results.charts import Axis, Chart, Series
-from scripts.results.finding import Claim, Finding, Part, at_the_edge
+from scripts.results.finding import Claim, Finding, Part, at_the_edge, curve
 from scripts.results.statistics import above, highest, interval, paired
-from scripts.results.trials import Trial, accuracy, by_seed, grouped, mean_curve
+from scripts.results.trials import Trial, accuracy, by_seed, grouped
 
 CONSTANT = "constant"
 
@@ -33,10 +33,7 @@ def read(trials: Sequence[Trial]) -> Finding:
     ]
     header = ["schedule", "best rate", *(f"accuracy at {rate:g}" for rate in rates)]
     by_rate = [Series(name, {rate: interval(scores[name][rate].values()) for rate in rates}) for name in names]
-    curves = []
-    for name in names:
-        curve = mean_curve(groups[name, best[name]], "val_accuracy")
-        curves.append(Series(f"{name}, {best[name]:g}", {float(epoch): interval(curve[epoch]) for epoch in curve}))
+    curves = [curve(f"{name}, {best[name]:g}", groups[name, best[name]], "val_accuracy") for name in names]
     charts = {
         "": Chart(
             "Accuracy after the last epoch", Axis("learning rate", log=True), Axis("validation accuracy"), by_rate

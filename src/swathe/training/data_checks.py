@@ -105,10 +105,9 @@ def _labels(dataset: Dataset) -> Iterator[str]:
     for name, (_, y) in _parts(dataset).items():
         wrong = np.unique(y[(y < 0) | (y >= dataset.classes)])
         if len(wrong):
-            shown = ", ".join(str(value) for value in wrong[:_NAMED]) + (" ..." if len(wrong) > _NAMED else "")
             count = int(np.isin(y, wrong).sum())
             allowed = f"0 to {dataset.classes - 1}"
-            yield f"{count:,} {name} labels are out of range ({shown}); allowed: {allowed}."
+            yield f"{count:,} {name} labels are out of range ({_first(wrong)}); allowed: {allowed}."
 
 
 def _nothing_to_learn(dataset: Dataset) -> Iterator[str]:
@@ -150,8 +149,7 @@ def _classes_missing(dataset: Dataset) -> Iterator[str]:
         return
     missing = np.flatnonzero(_counts(dataset.train_y.numpy(), dataset.classes) == 0)
     if len(missing):
-        named = ", ".join(str(one) for one in missing[:_NAMED]) + (" ..." if len(missing) > _NAMED else "")
-        have = "has" if len(missing) == 1 else "have"
+        named, have = _first(missing), "has" if len(missing) == 1 else "have"
         yield f"{len(missing)} of {dataset.classes} classes {have} no example in training ({named}): not to be learned."
 
 
@@ -173,8 +171,7 @@ def _constant(dataset: Dataset, moments: _Moments | None) -> Iterator[str]:
     columns = np.flatnonzero(moments.constant)
     usual = 0.0 if dataset.image_shape is None else _CONSTANT_PIXELS * len(moments.constant)
     if len(columns) > usual:
-        named = ", ".join(str(column) for column in columns[:_NAMED]) + (" ..." if len(columns) > _NAMED else "")
-        are = "feature is" if len(columns) == 1 else "features are"
+        named, are = _first(columns), "feature is" if len(columns) == 1 else "features are"
         yield f"{len(columns):,} of {len(moments.constant):,} {are} constant in training, counted from 0: {named}."
 
 
@@ -237,3 +234,8 @@ def _contradictory(hashes: NDArray[np.uint64], labels: Array) -> int:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2g} %"
+
+
+def _first(values: Array) -> str:
+    """Name the first few of them."""
+    return ", ".join(map(str, values[:_NAMED])) + (" ..." if len(values) > _NAMED else "")

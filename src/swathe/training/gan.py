@@ -17,11 +17,11 @@ from swathe.training.data import load
 from swathe.training.health import Units, peak_memory, update_ratios
 from swathe.training.models import build, dropouts
 from swathe.training.optim import Update
-from swathe.training.precision import LossScale, autocast, set_products, widened
+from swathe.training.precision import loss_scale, outputs_of, set_products
 from swathe.training.recipe import GAN, MLP, OPTIMIZERS, Optim, Recipe
 from swathe.training.recipe_check import check
 from swathe.training.schedule import EarlyStopping, LearningRate
-from swathe.training.solo import CHECK_STEPS, POLL_SECONDS
+from swathe.training.solo import CHECK_STEPS, Poll
 from swathe.training.streams import Stream
 
 # Examples that a generator's are compared with, of training and of validation, at most: distances cost their square.
@@ -99,19 +99,18 @@ class Adversarial:
         self._units = Units(self._generator)
         optim = discriminator_optim(recipe)
         self._updates = {
-            "generator": Update(self._generator, recipe.optim, recipe.regularization, self._scale()),
-            "discriminator": Update(self._discriminator, optim, recipe.regularization, self._scale()),
+            "generator": Update(self._generator, recipe.optim, recipe.regularization, loss_scale(recipe.precision)),
+            "discriminator": Update(self._discriminator, optim, recipe.regularization, loss_scale(recipe.precision)),
         }
         # Both rates have one schedule.
         self._rate_ratio = optim.lr / recipe.optim.lr
         self._smoothing = recipe.regularization.label_smoothing
-        self._batch = examples if recipe.batch_size == "full" else min(int(recipe.batch_size), examples)
+        self._batch = recipe.batch_of(examples)
         self._steps = examples // self._batch
         self._rate = LearningRate(recipe.schedule, recipe.optim.lr, self._steps, recipe.epochs)
         self._stopping = EarlyStopping(recipe.regularization.patience, recipe.regularization.min_delta)
         self._compared = {"train_loss": self._data.train_x[:COMPARED], "val_loss": self._data.val_x[:COMPARED]}
         self._within = {name: mean_distance(rows, rows) for name, rows in self._compared.items()}
-        self._next_poll = 0.0
 
     @property
     def steps(self) -> int:
@@ -132,11 +131,12 @@ class Adversarial:
         together; the others as `Solo.reports` has them, those of `training.health` of the generator. It ends as
         `Solo.reports` does.
         """
+        told_to_stop = Poll(should_stop)
         seconds = 0.0
         first_loss = self._evaluate()["train_loss"]
         for epoch in range(1, self.recipe.epochs + 1):
             began = time.perf_counter()
-            trained = self._train(epoch, should_stop)
+            trained = self._train(epoch, told_to_stop)
             if trained is None:
                 return
             losses, norms, health = trained
@@ -171,16 +171,12 @@ class Adversarial:
                 return
             self._rate.end_epoch(val_loss)
 
-    def _scale(self) -> LossScale | None:
-        return LossScale() if self.recipe.precision == "fp16" else None
-
-    def _train(self, epoch: int, should_stop: Callable[[], bool]) -> tuple[Tensor, Tensor, dict[str, float]] | None:
+    def _train(self, epoch: int, told_to_stop: Poll) -> tuple[Tensor, Tensor, dict[str, float]] | None:
         """Train one epoch; None when stopped.
 
         Returns the two losses of each step `[steps, 2]`, its gradient norm `[steps]`, and what is measured in the last.
         """
-        shuffle = streams.generator(self.recipe.seed, Stream.ORDER, epoch)
-        order = torch.randperm(len(self._data.train_x), generator=shuffle).to(self._device)
+        order = streams.permutation(self.recipe.seed, epoch, len(self._data.train_x)).to(self._device)
         losses: list[Tensor] = []
         norms: list[Tensor] = []
         health: dict[str, float] = {}
@@ -188,7 +184,7 @@ class Adversarial:
         self.network.train()
         self._draw_masks(epoch)
         for step in range(self._steps):
-            if self._told_to_stop(should_stop):
+            if told_to_stop():
                 return None
             rows = order[step * self._batch : (step + 1) * self._batch]
             made = self._updates["generator"].parameters
@@ -198,7 +194,7 @@ class Adversarial:
             norms.append(by_depth[0])
             if before is not None:
                 (moved,) = update_ratios(before[None], made[None])
-                first, last = by_depth[1:3].tolist()
+                first, last = by_depth[1:].tolist()
                 health = {"grad_norm_first": first, "grad_norm_last": last, "update_ratio": moved}
             if step % CHECK_STEPS == CHECK_STEPS - 1 and not losses[-1].isfinite().all().item():
                 break
@@ -228,14 +224,10 @@ class Adversarial:
         return torch.randn(rows, self._latent, generator=drawn).to(self._device)
 
     def _made(self, noise: Tensor) -> Tensor:
-        with autocast(self.recipe.precision, self._device):
-            made: Tensor = self._generator(noise)
-        return widened(made)
+        return outputs_of(self._generator, noise, self.recipe.precision, self._device)
 
     def _logits(self, x: Tensor) -> Tensor:
-        with autocast(self.recipe.precision, self._device):
-            logits: Tensor = self._discriminator(x)
-        return widened(logits)
+        return outputs_of(self._discriminator, x, self.recipe.precision, self._device)
 
     def _judged(self, x: Tensor, target: float) -> Tensor:
         logits = self._logits(x)
@@ -263,10 +255,3 @@ class Adversarial:
         if self._dropouts:
             words = streams.dropout_words(self.recipe.seed, epoch, self._steps, len(self._dropouts))
             self._words = torch.from_numpy(words).to(self._device)
-
-    def _told_to_stop(self, should_stop: Callable[[], bool]) -> bool:
-        now = time.perf_counter()
-        if now < self._next_poll:
-            return False
-        self._next_poll = now + POLL_SECONDS
-        return should_stop()

@@ -3,8 +3,7 @@
 * `grad_norm_first`, `grad_norm_last`: L2 norm of the gradient of the first and of the last weight matrix, in the
   epoch's last step, with penalties and before clipping, as `grad_norm`.
 * `grad_norm/LAYER`: the same of each weight matrix, counted from 01 in the network's order, as
-  `grad_norm/02.linear2`; not where stages are frozen. A report has them, and whoever passes it on leaves them out
-  unless they are asked for.
+  `grad_norm/02.linear2`; only where they are asked for, and not where stages are frozen.
 * `update_ratio`: L2 norm of the epoch's last update by that of all parameters before it.
 * `dead_units`: share of the units behind a ReLU that are 0 for every example of a part of validation, of at most 1,024
   examples; the mean over the parts.

@@ -447,8 +447,7 @@ class LaneBlock:
         batch, examples = self._geometry.batch, self._geometry.examples
         order = torch.zeros(self._steps, len(lanes) + self._spare, batch, dtype=torch.int64)
         for index, lane in enumerate(lanes):
-            shuffle = streams.generator(lane.recipe.seed, Stream.ORDER, lane.epoch)
-            permutation = torch.randperm(examples, generator=shuffle)
+            permutation = streams.permutation(lane.recipe.seed, lane.epoch, examples)
             order[:, index] = permutation[: self._steps * batch].view(self._steps, batch)
         return order.to(self._geometry.device)
 
@@ -520,7 +519,7 @@ def geometry_of(
         dropout=recipe.regularization.dropout > 0,
         alters_gradient=recipe.regularization.alters_gradient,
         precision=recipe.precision,
-        batch=examples if recipe.batch_size == "full" else min(int(recipe.batch_size), examples),
+        batch=recipe.batch_of(examples),
         rows=len(next(evaluation_parts(len(data.val_y), device, data.length))[0]),
         examples=examples,
         features=features,

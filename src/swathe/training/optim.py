@@ -38,12 +38,14 @@ class Update:
         regularization: Regularization,
         loss_scale: LossScale | None = None,
         stages: Sequence[int] = (),
+        *,
+        layers: bool = False,
     ) -> None:
         self._parameters = list(network.parameters())
         self._flat = _flatten(self._parameters)
         self._stages = list(stages) or [0] * len(self._parameters)
         shapes = [parameter.shape for parameter in self._parameters]
-        self._between = [] if stages else layers_between(shapes)
+        self._between = layers_between(shapes) if layers else []
         self._groups = _cut(self._flat, self._parameters, self._stages)
         self._optimizer = _torch_optimizer(self._groups, optim, regularization.l2)
         self.train(0, [1.0] * len(self._groups))
@@ -73,7 +75,7 @@ class Update:
     def step_by_depth(self, loss: Tensor, lr: float) -> Tensor:
         """Do what `step` does; returns norms `[3 + between]`: of all, of the first and the last weights, and between.
 
-        With stages there are none of those between.
+        There are none of those between unless the network's `layers` were asked for, which one with stages cannot be.
         """
         return self._descend(loss, lr, by_depth=True)
 

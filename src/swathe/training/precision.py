@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # As torch.amp.GradScaler begins and goes on.
@@ -27,6 +27,13 @@ def autocast(precision: str, device: str) -> AbstractContextManager[object]:
 def widened(x: Tensor) -> Tensor:
     """Return in float32 what was computed in fewer bits; anything else as it is."""
     return x.float() if x.dtype in _AUTOCAST.values() else x
+
+
+def outputs_of(network: nn.Module, x: Tensor, precision: str, device: str) -> Tensor:
+    """Return what a network gives for `x` in a recipe's precision, in float32 at least."""
+    with autocast(precision, device):
+        outputs: Tensor = network(x)
+    return widened(outputs)
 
 
 def set_products(precision: str, device: str) -> None:
@@ -59,3 +66,8 @@ class LossScale:
         elif self._good == _GROWTH_STEPS:
             self.value *= _GROWTH
             self._good = 0
+
+
+def loss_scale(precision: str) -> LossScale | None:
+    """Return the factor that a run of this precision begins with, None where its loss needs none."""
+    return LossScale() if precision == "fp16" else None

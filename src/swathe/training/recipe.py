@@ -508,6 +508,10 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     transfer: Transfer = field(default_factory=Transfer)
 
+    def batch_of(self, examples: int) -> int:
+        """Return how many of so many training examples a step takes."""
+        return examples if self.batch_size == "full" else min(int(self.batch_size), examples)
+
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu")
 NORMS = ("none", "batch", "layer", "group")

@@ -18,7 +18,7 @@ from swathe.training.data import Dataset, load
 from swathe.training.health import Units, gradient_metrics, layer_metrics, peak_memory, update_ratios
 from swathe.training.models import BatchNorm, build, dropouts
 from swathe.training.optim import Update
-from swathe.training.precision import LossScale, autocast, set_products, widened
+from swathe.training.precision import loss_scale, outputs_of, set_products
 from swathe.training.recipe import FineTune, Recipe
 from swathe.training.recipe_check import check
 from swathe.training.schedule import EarlyStopping, LearningRate
@@ -61,6 +61,22 @@ def bits_per_character(data: Dataset, val_loss: float) -> dict[str, float]:
     return {"val_bits_per_character": val_loss / math.log(2)}
 
 
+class Poll:
+    """Asks `should_stop` as often as it makes sense, and is called before each step."""
+
+    def __init__(self, should_stop: Callable[[], bool]) -> None:
+        self._should_stop = should_stop
+        self._next = 0.0
+
+    def __call__(self) -> bool:
+        """Return whether to stop now."""
+        now = time.perf_counter()
+        if now < self._next:
+            return False
+        self._next = now + POLL_SECONDS
+        return self._should_stop()
+
+
 class Solo:
     """One training run on one device.
 
@@ -90,24 +106,21 @@ class Solo:
         self._constants = self._augment.constants(self._data, device, torch.get_default_dtype())
         # Words and strengths of an epoch's steps.
         self._draws: tuple[int, Tensor, Tensor] | None = None
-        scale = LossScale() if recipe.precision == "fp16" else None
-        self._stage_of = stages(self.network.state_dict())
-        own = [self._stage_of[name] for name, _ in self.network.named_parameters()]
+        own: list[int] = []
         self._transfer = recipe.transfer if isinstance(recipe.transfer, FineTune) else None
         if self._transfer is not None:
+            self._stage_of = stages(self.network.state_dict())
+            own = [self._stage_of[name] for name, _ in self.network.named_parameters()]
             self.network.load_state_dict(initial_state(self._transfer, self.state_dict(), cache))
-        self._update = Update(
-            self.network, recipe.optim, recipe.regularization, scale, own if self._transfer is not None else ()
-        )
-        named = list(self.network.named_parameters()) if layers and self._transfer is None else []
+        scale, every = loss_scale(recipe.precision), layers and self._transfer is None
+        self._update = Update(self.network, recipe.optim, recipe.regularization, scale, own, layers=every)
+        named = list(self.network.named_parameters()) if every else []
         self._layers = layer_metrics([name for name, _ in named], [parameter.shape for _, parameter in named])
         self._smoothing = recipe.regularization.label_smoothing
-        self._batch = examples if recipe.batch_size == "full" else min(int(recipe.batch_size), examples)
+        self._batch = recipe.batch_of(examples)
         self._steps = examples // self._batch
         self._rate = LearningRate(recipe.schedule, recipe.optim.lr, self._steps, recipe.epochs)
         self._stopping = EarlyStopping(recipe.regularization.patience, recipe.regularization.min_delta)
-        self._should_stop: Callable[[], bool] = lambda: False
-        self._next_poll = 0.0
 
     def reports(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, dict[str, float], float]]:
         """Train, and yield (epoch from 1, metrics, seconds spent on the epoch) after each epoch; to be called once.
@@ -119,11 +132,11 @@ class Solo:
         without a report, once `should_stop()`; after an early stop; and after an epoch whose loss was not finite, which
         is cut short and whose val_loss and val_accuracy are NaN.
         """
-        self._should_stop = should_stop
+        told_to_stop = Poll(should_stop)
         seconds = 0.0
         for epoch in range(1, self.recipe.epochs + 1):
             began = time.perf_counter()
-            trained = self._train(epoch)
+            trained = self._train(epoch, told_to_stop)
             if trained is None:
                 return
             losses, norms, health = trained
@@ -223,14 +236,11 @@ class Solo:
         return (share * own + (1 - share) * other).squeeze()
 
     def _outputs(self, x: Tensor) -> Tensor:
-        with autocast(self.recipe.precision, self._device):
-            outputs: Tensor = self.network(x)
-        return widened(outputs)
+        return outputs_of(self.network, x, self.recipe.precision, self._device)
 
     def _order(self, epoch: int) -> Tensor:
         """Return the examples in the order in which an epoch takes them, `[examples]`."""
-        shuffle = streams.generator(self.recipe.seed, Stream.ORDER, epoch)
-        return torch.randperm(len(self._data.train_x), generator=shuffle).to(self._device)
+        return streams.permutation(self.recipe.seed, epoch, len(self._data.train_x)).to(self._device)
 
     def _begin(self, epoch: int) -> None:
         """Make ready for an epoch of training, in which the first stages may be frozen."""
@@ -243,7 +253,7 @@ class Solo:
             if isinstance(layer, BatchNorm) and self._stage_of[f"{name}.running_mean"] < frozen:
                 layer.eval()
 
-    def _train(self, epoch: int) -> tuple[Tensor, Tensor, dict[str, float]] | None:
+    def _train(self, epoch: int, told_to_stop: Poll) -> tuple[Tensor, Tensor, dict[str, float]] | None:
         """Train one epoch; None when stopped.
 
         Returns the loss and the gradient norm of each step `[steps]`, and what is measured in the last one.
@@ -256,7 +266,7 @@ class Solo:
         set_products(self.recipe.precision, self._device)
         self._begin(epoch)
         for step in range(self._steps):
-            if self._told_to_stop():
+            if told_to_stop():
                 return None
             rows = order[step * batch : (step + 1) * batch]
             if step < self._steps - 1:
@@ -318,10 +328,3 @@ class Solo:
             strengths = torch.from_numpy(self._augment.strengths(self.recipe, epoch, self._steps))
             self._draws = epoch, words.to(self._device), strengths.to(self._device, torch.get_default_dtype())
         return self._draws[1][step], self._draws[2][step]
-
-    def _told_to_stop(self) -> bool:
-        now = time.perf_counter()
-        if now < self._next_poll:
-            return False
-        self._next_poll = now + POLL_SECONDS
-        return self._should_stop()

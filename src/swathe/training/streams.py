@@ -49,6 +49,11 @@ def generator(seed: int, stream: Stream, epoch: int = 0, step: int = 0, device: 
     return torch.Generator(device).manual_seed(stream_seed(seed, stream, epoch, step))
 
 
+def permutation(seed: int, epoch: int, examples: int) -> Tensor:
+    """Return the order in which an epoch takes the examples, `[examples]`, on the CPU."""
+    return torch.randperm(examples, generator=generator(seed, Stream.ORDER, epoch))
+
+
 def dropout_words(seed: int, epoch: int, steps: int, layers: int) -> NDArray[np.int32]:
     """Return the two words `[steps, layers, 2]` from which each dropout layer's mask of each step follows."""
     return _words(seed, Stream.DROPOUT, epoch, steps, range(layers))
