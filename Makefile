@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Two files at a time: tests that wait for Ray, MLflow or a browser leave the machine to the others.
 BOTH := -n 2 --dist loadfile
 
-.PHONY: help quickstart setup system-packages test test-slow test-all lint format bench results simulate clean
+.PHONY: help quickstart setup system-packages test test-slow test-all lint format bench results simulate chaos clean
 
 help:
 	@echo "make quickstart  install into .venv, run the quickstart sweep on real data, show the result"
@@ -12,6 +12,7 @@ help:
 	@echo "make bench       the benchmarks, against their peers; writes benchmarks/results/*.json"
 	@echo "make results     the ready sweeps that test a claim (some fifteen minutes); writes docs/results/"
 	@echo "make simulate    simulated sweeps with faults, 1,000 of them (N=10000: as many as you like)"
+	@echo "make chaos       real sweeps on real Ray, PostgreSQL and MLflow with a killer about, 10 kills (N=200: more)"
 	@echo "make clean       remove caches and build outputs; .venv and .swathe stay"
 
 quickstart: setup
@@ -50,16 +51,23 @@ bench: setup
 	$(BIN)/python benchmarks/fashion_mnist.py --repeat 5
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/storage.py
+	$(BIN)/python benchmarks/resume.py
+	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/table.py
 
 results: setup
 	$(BIN)/python -m scripts.results
 
-# How many simulated sweeps.
+# How many simulated sweeps, and how many kills in real ones.
+KILLS := $(or $(N),10)
 N ?= 1000
 
 simulate: setup
 	$(BIN)/python -m tests.simulation $(N)
+
+chaos: setup system-packages
+	$(BIN)/python -m tests.chaos $(KILLS)
 
 clean:
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 from benchmarks import machine  # noqa: E402 - the script runs from anywhere
 from tests.simulation.clock import Clock  # noqa: E402
-from tests.simulation.pool import Worker  # noqa: E402
+from tests.simulation.pool import Disk, Worker  # noqa: E402
 from tests.simulation.shape import METRIC, Course  # noqa: E402
 
 from swathe import pruners  # noqa: E402
@@ -76,7 +76,13 @@ class Sweep:
         for index in range(workers):
             name = f"w{index}"
             self._workers[name] = Worker(
-                name, self.clock, self._said, self._course, dict.fromkeys(KEYS, LANES), draw.uniform(0.8, 1.2)
+                name,
+                self.clock,
+                self._said,
+                self._course,
+                dict.fromkeys(KEYS, LANES),
+                draw.uniform(0.8, 1.2),
+                Disk(self.clock, 0.0, 0.0),
             )
             self.clock.after(draw.random(), lambda name=name: self._feed(WorkerReady(name)))  # type: ignore[misc]
         self._feed(WorkersStart(workers))

@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 # Of the numbers of lanes that were measured, those in the table.
 SHOWN_LANES = (1, 16)
+# Of the numbers of workers that share a storage, the one in the table.
+SHOWN_WORKERS = 8
 
 
 def rows(results: Path) -> Iterator[tuple[str, ...]]:
@@ -35,6 +37,8 @@ def rows(results: Path) -> Iterator[tuple[str, ...]]:
             what = f"one decision of the pruner {row['pruner']} among 10,000 trials"
             peer = f"Optuna {row['optuna_us']:,.0f} us"
             yield what, f"{row['swathe_us']:.1f} us", peer, f"{row['ratio']:,.0f}x", "pruners"
+    yield from _storage(_read(results / "storage.json"))
+    yield from _resume(_read(results / "resume.json"))
 
 
 def _digits(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -102,6 +106,28 @@ def _overhead(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         what = "the same, one further trial (no start in it)"
         peer = f"Ray Tune {_ms(further['ray_tune'])}"
         yield what, _ms(further["swathe"]), peer, f"{further['ratio']:.1f}x", "overhead"
+
+
+def _storage(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    for row in content.get("rows", []):
+        if row["workers"] == SHOWN_WORKERS:
+            best = max(row["optuna"], key=lambda peer: peer["trials_per_second"])
+            what = f"storage: {row['storage']}, {row['sampler']}, {row['workers']} workers, trials of ten reports"
+            peer = f"Optuna ({best['form']}) {_stored(best)}"
+            yield what, _stored(row["swathe"]), peer, f"{row['ratio']:.1f}x", "storage"
+
+
+def _stored(figures: dict[str, Any]) -> str:
+    waits = f"{figures['decision_p99_ms']:.1f} ms, a next trial {figures['trial_p99_ms']:.0f} ms"
+    return f"{figures['trials_per_second']:.1f} a second (p99: a decision {waits})"
+
+
+def _resume(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    for row in content.get("rows", []):
+        what = f"resume of {row['trials']:,} trials, {row['storage']}: from the command to the first new report"
+        empty = f"a sweep without trials {content['empty']['first_report_seconds']:.1f} s"
+        ours = f"{row['first_report_seconds']:.1f} s"
+        yield what, ours, empty, f"{row['beyond_launch_seconds']:+.1f} s", "resume"
 
 
 def table(results: Path) -> str:

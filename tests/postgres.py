@@ -62,11 +62,11 @@ class Server:
                     raise AssertionError(f"PostgreSQL does not start ({error}):\n{said}") from error
                 time.sleep(0.02)
 
-    def stop(self) -> None:
-        """Shut the server down in order; open connections are closed."""
+    def stop(self, *, immediately: bool = False) -> None:
+        """Shut the server down, in order or as if the power failed; open connections are closed."""
         if self.process is not None:
-            # An interrupt asks PostgreSQL for a "fast" shutdown.
-            self.process.send_signal(signal.SIGINT)
+            # An interrupt asks PostgreSQL for a "fast" shutdown, a quit for an "immediate" one.
+            self.process.send_signal(signal.SIGQUIT if immediately else signal.SIGINT)
             self.process.wait(START_SECONDS)
             self.process = None
 

@@ -280,6 +280,7 @@ class Past:
     state: TrialState
     value: float | None
     values: Mapping[int, float] = field(default_factory=dict)
+    attrs: Mapping[str, Value] = field(default_factory=dict)
 
 
 def test_a_resumed_sweep_runs_what_was_left_first() -> None:
@@ -507,7 +508,7 @@ def test_a_new_trial_goes_to_the_worker_with_the_most_room() -> None:
     controller.handle(Slots("v", "a", 4))
     controller.handle(Slots("w", "a", 4))
     draw(controller, "aaa")
-    assert controller.handle(Finished("w", 1)) == [Tell(1, TrialState.FAILED, None, None, NO_LOSS)]
+    assert controller.handle(Finished("w", 1)) == [Tell(1, TrialState.FAILED, None, None, NO_LOSS, cause=NO_LOSS)]
     assert given_to(controller.handle(Proposed((Proposal(3, {"key": "a"}),))), "w") == [3]
 
 
@@ -551,7 +552,9 @@ def test_fewer_slots_stop_nothing_that_runs() -> None:
     assert len(given_to(controller.handle(Slots("w", "a", 6)))) == 5
     assert controller.handle(Slots("w", "a", 3)) == []
     for number in range(3):
-        assert controller.handle(Finished("w", number)) == [Tell(number, TrialState.FAILED, None, None, NO_LOSS)]
+        assert controller.handle(Finished("w", number)) == [
+            Tell(number, TrialState.FAILED, None, None, NO_LOSS, cause=NO_LOSS)
+        ]
     assert given_to(controller.handle(Finished("w", 3))) == [6]
     assert given_to(controller.handle(Slots("w", "a", 4))) == [7]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import resource
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -161,3 +163,23 @@ def test_a_file_that_ends_with_staged_records_is_left_to_the_next_session(tmp_pa
     assert reader.read() is None
     reader.remove()
     assert len(list(tmp_path.glob("spool-*"))) == 1
+
+
+def test_a_full_disk_leaves_no_half_line_and_loses_nothing_that_waits(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, {})
+    writer.add(["before"])
+    writer.flush()
+    (file,) = tmp_path.glob("spool-*")
+    size = file.stat().st_size
+    writer.add(["x" * 100])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        # The system takes some bytes of the line and then no more, as a full disk does.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, before[1]))
+        with pytest.raises(OSError, match="too large"):
+            writer.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert file.stat().st_size == size
+    writer.flush()
+    assert drain(SpoolReader(tmp_path, writer.session)) == [["before"], ["x" * 100]]

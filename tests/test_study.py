@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 import swathe.samplers
 from swathe.errors import BadInputError, SwatheError
 from swathe.events import Direction, Proposal, TrialState, Value
-from swathe.study import JOURNAL, PastTrial, SearchSpace, Study, check_storage
+from swathe.study import JOURNAL, Foretold, PastTrial, SearchSpace, Study, check_storage
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,11 +67,16 @@ FINITE = Space(
 
 
 def launch(
-    folder: Path, *, sampler: str | Mapping[str, Any] = "random", space: SearchSpace = FLAT, seed: int = 1
+    folder: Path,
+    *,
+    sampler: str | Mapping[str, Any] = "random",
+    space: SearchSpace = FLAT,
+    seed: int = 1,
+    storage: str | None = None,
 ) -> Study:
     options = {"name": sampler} if isinstance(sampler, str) else sampler
     return Study.open(
-        "s", folder=folder, storage=None, direction=Direction.MINIMIZE, sampler=options, space=space, seed=seed
+        "s", folder=folder, storage=storage, direction=Direction.MINIMIZE, sampler=options, space=space, seed=seed
     )
 
 
@@ -326,6 +331,27 @@ def test_an_enqueued_trial_outside_the_space_is_refused(tmp_path: Path) -> None:
 
 
 # Values.
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_a_kill_between_a_report_and_the_end_that_it_gave_a_trial_loses_neither(tmp_path: Path, reported: bool) -> None:
+    study = launch(tmp_path, storage=f"sqlite:///{tmp_path}/study.db")
+    study.ask(1)
+    study.record(0, 1, 0.5)
+    end = Foretold(2, TrialState.PRUNED, 0.75, {"reason": "pruned at step 2"}, {"swathe.state": "pruned at step 2"})
+    study.foretell(0, end)
+    if reported:
+        study.record(0, 2, 0.75)
+    study.close()
+    again = launch(tmp_path, storage=f"sqlite:///{tmp_path}/study.db")
+    (trial,) = again.history()
+    again.close()
+    if reported:
+        assert (trial.state, trial.value, trial.values) == (TrialState.PRUNED, 0.75, {1: 0.5, 2: 0.75})
+        assert trial.attrs["reason"] == "pruned at step 2"
+        assert again.made_up == {0: end}
+    else:
+        assert (trial.state, trial.values, again.made_up) == (TrialState.RUNNING, {1: 0.5}, {})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

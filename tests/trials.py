@@ -102,3 +102,24 @@ def diverges(params: Any) -> None:
         value = params.x / step if params.x < 0.5 or step < 3 else float("nan")
         if swathe.report(val_loss=value, step=step):
             return
+
+
+def keeps(params: Any) -> None:
+    """Keep each step, and wait at the fifth until there is a file MARKER.go."""
+    state = swathe.restore() or {"step": 0, "sum": 0.0}
+    for step in range(state["step"] + 1, 9):
+        state = {"step": step, "sum": state["sum"] + 1 / step}
+        with Path(params.marker).open("a") as marker:
+            marker.write(f"{step}\n")
+        while step == 5 and not Path(f"{params.marker}.go").exists():
+            time.sleep(0.05)
+        if swathe.report(val_loss=state["sum"]):
+            return
+        swathe.checkpoint(state)
+
+
+def fails_until_marked(params: Any) -> None:
+    """Raise the same error with other words in each trial, as long as there is no marker."""
+    if not Path(params.marker).exists():
+        raise ValueError(f"no marker for {params.x}")
+    quick(params)

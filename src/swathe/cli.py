@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -20,6 +21,8 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_DIFFERENT = 3
 EXIT_INTERRUPTED = 130
+# A file system that is full, a quota that is used up, and a limit on the size of a file.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     help="Swathe: launch sweeps of PyTorch training, compare them in MLflow, reproduce the best.",
@@ -602,22 +605,33 @@ def run(arguments: Sequence[str] | None) -> int:
     try:
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except typer.TyperException as error:
-        typer.echo(f"swathe: {str(error).rstrip('.')}. See: swathe --help", err=True)
+        typer.echo(f"swathe: {_in_a_line(error).rstrip('.')}. See: swathe --help", err=True)
         return EXIT_BAD_INPUT
     except (typer.Abort, KeyboardInterrupt):
         typer.echo("Interrupted.", err=True)
         return EXIT_INTERRUPTED
     except BadInputError as error:
-        typer.echo(f"swathe: {error}", err=True)
+        typer.echo(f"swathe: {_in_a_line(error)}", err=True)
         return EXIT_BAD_INPUT
     except SwatheError as error:
-        typer.echo(f"swathe: {error}", err=True)
+        typer.echo(f"swathe: {_in_a_line(error)}", err=True)
         return EXIT_FAILED
     except BrokenPipeError:
         # The reader of our output went away (`swathe compare x | head`): nothing to say, and nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        reason = error.strerror
+        typer.echo(f"swathe: The disk takes no more ({reason}); with room on it, the same command goes on.", err=True)
+        return EXIT_FAILED
     return code if isinstance(code, int) else 0
+
+
+def _in_a_line(error: BaseException) -> str:
+    """Return an error's text, in which other people's may be, with line ends and the like as escape sequences."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(error))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import re
+import resource
+import shutil
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from swathe import faults
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import WorkerLost, WorkerReady
 from swathe.worker import (
@@ -36,6 +42,12 @@ PoolEvent = Emitted | WorkerReady | WorkerLost
 MAX_FAILED_STARTS = 3
 # How long a Ray cluster may take to accept a connection (seconds).
 CONNECT_SECONDS = 5.0
+# How often a cluster's head is looked for, and how long it may be away (seconds): it may be started again, and Ray
+# itself ends this process after a minute without one, whatever it does.
+LOOK_SECONDS, HEAD_SECONDS = 3.0, 20.0
+# Ray keeps what workers print in files of at most this size (bytes), and of each the one before it.
+LOG_BYTES = 8 << 20
+GIB = 1 << 30
 
 
 class Pool(Protocol):
@@ -71,6 +83,7 @@ class ClusterPlan:
     cpus_per_worker: float = 1.0
     gpus_per_worker: float | None = None
     threads_per_worker: int | None = None
+    memory_per_worker: float | None = None
     device: str = "auto"
 
 
@@ -88,12 +101,23 @@ def check_address(address: str | None) -> None:
         raise bad_value("cluster.address", address, f"{allowed} ({error})") from error
 
 
+def _limit_memory(more: float) -> None:
+    """Let this process take so many GiB more than it has: beyond that allocations fail, and nothing is killed."""
+    status = Path("/proc/self/status").read_text()
+    has = int(status.partition("VmData:")[2].split()[0]) << 10
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = has + int(more * GIB)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
+
+
 class _Host:
     """The Ray actor: one thread trains, the others talk with the driver."""
 
-    def __init__(self, name: str, setup: WorkerSetup) -> None:
+    def __init__(self, name: str, setup: WorkerSetup, faults_folder: str, memory: float | None) -> None:
         self._name = name
         self._setup = setup
+        self._faults_folder = faults_folder
+        self._memory = memory
         self._channel = ThreadChannel(name)
         # Two calls may run at the same moment: what is sent later may come earlier.
         self._lock = threading.Lock()
@@ -107,6 +131,9 @@ class _Host:
                 os.chdir(folder)
         prepare(self._setup)
         facts = geometry(self._setup)
+        faults.write_to(Path(self._faults_folder), self._name)
+        if self._memory is not None:
+            _limit_memory(self._memory)
         threading.Thread(target=self._train, daemon=True, name="trials").start()
         return facts
 
@@ -154,10 +181,10 @@ class RayPool:
     """Actors that stay alive over trials; a lost one is replaced.
 
     An `exchange` call is always under way for each worker: it carries messages there and events back, so that a
-    decision costs one round trip.
+    decision costs one round trip. `faults_folder`: where they leave word of crashes, if they see it.
     """
 
-    def __init__(self, plan: ClusterPlan, setup: WorkerSetup) -> None:
+    def __init__(self, plan: ClusterPlan, setup: WorkerSetup, faults_folder: Path) -> None:
         self._plan = plan
         self._setup = setup
         self._members: dict[str, _Member] = {}
@@ -165,6 +192,11 @@ class RayPool:
         self._started = 0
         self._failed_starts = 0
         self._gpus = 0.0
+        # Where the head of somebody else's cluster is, when it was looked for, and since when it is away.
+        self._head: tuple[str, int] | None = None
+        self._looked = 0.0
+        self._away: float | None = None
+        self._faults = faults_folder
         self.geometry: dict[str, dict[str, str]] = {}
 
     def start(self) -> int:
@@ -172,6 +204,8 @@ class RayPool:
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_ROTATION_MAX_BYTES", str(LOG_BYTES))
+        os.environ.setdefault("RAY_ROTATION_BACKUP_COUNT", "1")
         if self._setup.trainable is None:
             # Ray's own workers on this machine, which become ours, import it while Ray is still starting.
             os.environ.setdefault("RAY_preload_python_modules", "torch")
@@ -196,7 +230,13 @@ class RayPool:
         # Ray prints errors of its daemons (a worker that died) on the terminal, whatever log_to_driver says: what they
         # mean for a trial, the user reads in the trial's state.
         ray._private.worker._worker_logs_enabled = False
+        if self._plan.address is not None and not self._plan.address.startswith("ray://"):
+            host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+            self._head = host.strip("[]"), int(port)
         self._spread(ray.cluster_resources())
+        # What a session has left that was killed is of workers with the same names.
+        shutil.rmtree(self._faults, ignore_errors=True)
+        self._faults.mkdir(parents=True)
         for _ in range(self._workers):
             self._spawn()
         return self._workers
@@ -236,7 +276,7 @@ class RayPool:
             "max_restarts": 0,
         }
         host: Any = ray.remote(_Host)
-        actor = host.options(**options).remote(name, self._setup)
+        actor = host.options(**options).remote(name, self._setup, str(self._faults), self._plan.memory_per_worker)
         self._members[name] = _Member(actor)
         self._watch(name, "begin", actor.begin.remote())
 
@@ -263,6 +303,7 @@ class RayPool:
                 self._watch(name, "exchange", member.actor.exchange.remote(turn, messages))
 
     def poll(self, timeout: float) -> list[PoolEvent]:
+        self._look_for_head()
         events: list[PoolEvent] = []
         try:
             events += self._take(*self._done.get(timeout=timeout))
@@ -270,6 +311,31 @@ class RayPool:
                 events += self._take(*self._done.get_nowait())
         except queue.Empty:
             return events
+
+    def _look_for_head(self) -> None:
+        """Give up on a cluster whose head is gone; raises `SwatheError`."""
+        now = time.monotonic()
+        if self._head is None or now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        try:
+            socket.create_connection(self._head, timeout=CONNECT_SECONDS).close()
+            self._away = None
+        except OSError as error:
+            self._away = self._away or now
+            if now - self._away >= HEAD_SECONDS:
+                raise SwatheError(
+                    f"The Ray cluster at {self._plan.address} is gone ({error}); when there is one again, the same "
+                    "command goes on, with another cluster.address if need be."
+                ) from error
+
+    def _wait_for_head(self) -> None:
+        """Wait for a head that is away: what is asked of Ray without one does not come back."""
+        self._looked = 0.0
+        self._look_for_head()
+        while self._away is not None:
+            time.sleep(LOOK_SECONDS)
+            self._look_for_head()
 
     def _take(self, name: str, what: str, done: Any) -> list[PoolEvent]:
         member = self._members.get(name)
@@ -289,15 +355,23 @@ class RayPool:
     def _lost(self, name: str, member: _Member, error: BaseException) -> list[PoolEvent]:
         import ray
 
-        reason = member.killed or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        fault = faults.read(self._faults, name)
+        reason = member.killed or (_why(error) if fault is None else fault.reason)
         del self._members[name]
+        # Workers die with their head, and are the first to be missed.
+        self._wait_for_head()
         ray.kill(member.actor)
         if not member.ready:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
                 raise SwatheError(f"The workers die before they are ready: {reason}") from error
         self._spawn()
-        return [WorkerLost(name, reason)] if member.ready else []
+        if not member.ready:
+            return []
+        trial = faults.last_trial(self._faults, name)
+        if fault is None:
+            return [WorkerLost(name, reason, trial=trial)]
+        return [WorkerLost(name, reason, fault.traceback, fault.reason, trial)]
 
     def kill(self, worker: str, reason: str) -> None:
         import ray
@@ -310,10 +384,31 @@ class RayPool:
     def close(self) -> None:
         import ray
 
-        for member in self._members.values():
-            ray.kill(member.actor)
+        if self._away is None:
+            for member in self._members.values():
+                ray.kill(member.actor)
+            ray.shutdown()
+        # Else Ray would wait for its head until it ends this process, and the workers have gone with it.
         self._members.clear()
-        ray.shutdown()
+        shutil.rmtree(self._faults, ignore_errors=True)
+
+
+_MEMORY = re.compile(r"was (\S+) used / (\S+) limit")
+
+
+def _why(error: BaseException) -> str:
+    """Say in one line why a worker was lost, from what Ray says of it."""
+    from ray.exceptions import OutOfMemoryError
+
+    said = str(error).strip()
+    first = (said.splitlines() or [type(error).__name__])[0]
+    if isinstance(error, OutOfMemoryError):
+        used = _MEMORY.search(said)
+        state = "short of memory" if used is None else f"at {used[1]} of {used[2]}"
+        return f"out of memory: Ray ended its process, as the machine was {state}"
+    if "Worker exit type: SYSTEM_ERROR" in said:
+        return "its process ended: by an exit of its own, or killed, as the system does where memory is short"
+    return first
 
 
 class InlinePool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -29,6 +29,7 @@ from swathe.schema import (
     RECIPE_GROUPS,
     SCHEMA_SUFFIX,
     SWEEP_GROUPS,
+    CheckpointOptions,
     ClusterOptions,
     LanesOptions,
     PreflightOptions,
@@ -39,7 +40,7 @@ from swathe.training import recipe
 
 _GRAMMAR = "KEY=VALUE in Hydra's override grammar"
 # Parts of a sweep's config that may change between its sessions: the trials are the same ones.
-_NOT_IDENTITY = ("cluster", "lanes", "preflight", "tracking", "device")
+_NOT_IDENTITY = ("checkpoints", "cluster", "lanes", "preflight", "tracking", "device")
 _NOT_IDENTITY_OF_SWEEP = (
     "name",
     "trials",
@@ -55,6 +56,7 @@ _NOT_IDENTITY_OF_SWEEP = (
 )
 # Groups that make nothing of a trial where they are off: a sweep that was launched before there were any is the same.
 _OFF = {"augmentation": asdict(recipe.Augmentation()), "transfer": asdict(recipe.Transfer())}
+_ENDS = ("layers", "ends")
 _FILE_NODE = "swathe_file"
 _ROOT_NODE = "swathe_root"
 
@@ -175,6 +177,10 @@ class ComposedSweep:
         return ClusterOptions(**self.values["cluster"])
 
     @property
+    def checkpoints(self) -> CheckpointOptions:
+        return CheckpointOptions(**self.values["checkpoints"])
+
+    @property
     def lanes(self) -> LanesOptions:
         return LanesOptions(**self.values["lanes"])
 
@@ -205,6 +211,7 @@ class ComposedSweep:
         kept = {key: value for key, value in self.values.items() if key not in _NOT_IDENTITY and value != _OFF.get(key)}
         if kept.get("data", {}).get("classes", "") is None:
             kept["data"] = {key: value for key, value in kept["data"].items() if key != "classes"}
+        kept["diagnosis"] = {key: value for key, value in kept["diagnosis"].items() if (key, value) != _ENDS}
         kept["sweep"] = {key: value for key, value in kept["sweep"].items() if key not in _NOT_IDENTITY_OF_SWEEP}
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -233,6 +240,7 @@ def compose_sweep(sweep: str, overrides: Sequence[str]) -> ComposedSweep:
     config = composition.compose()
     values = plain_values(config)
     schema.check(values)
+    _check_sections(values, (*defaults, *schema.SECTIONS))
     section = values["sweep"]
     written = {str(key): _space_text(source, key, value) for key, value in (section.pop("space") or {}).items()}
     when = _when_with(section.pop("when") or {}, searched, fixed)
@@ -309,12 +317,13 @@ def _compose_run(body: Mapping[str, Any], overrides: Sequence[str], source: str)
     composition = Composition(source, body, missing, tuple(overrides))
     values = plain_values(composition.compose())
     schema.check(values)
+    _check_sections(values, (*defaults, *schema.SECTIONS))
     return {key: value for key, value in values.items() if key not in NOT_A_TRIALS}
 
 
 # Parts of a sweep's config that no trial's numbers depend on.
 NOT_A_TRIALS = frozenset(
-    {"sweep", "cluster", "lanes", "diagnosis", "preflight", "tracking", "sampler", "pruner", "device"}
+    {"sweep", "checkpoints", "cluster", "lanes", "diagnosis", "preflight", "tracking", "sampler", "pruner", "device"}
 )
 
 
@@ -338,13 +347,20 @@ def plain_values(config: DictConfig) -> Config:
 def _find_sweep(sweep: str) -> Path:
     if sweep.endswith((".yaml", ".yml")) or "/" in sweep:
         path = Path(sweep)
-        if not path.is_file():
+        if not _is_file(path):
             raise bad_value("SWEEP", sweep, "the path of an existing YAML file")
         return path
     for folder in sweep_folders():
-        if (folder / f"{sweep}.yaml").is_file():
+        if _is_file(folder / f"{sweep}.yaml"):
             return folder / f"{sweep}.yaml"
     raise bad_value("SWEEP", sweep, f"the path of a YAML file, or one of {', '.join(sweep_names())}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False  # No file can have this name.
 
 
 def _shown(path: Path) -> str:
@@ -364,7 +380,7 @@ def read_yaml(path: Path, source: str) -> dict[str, Any]:
         where = "" if mark is None else f" at line {mark.line + 1}"
         problem = getattr(error, "problem", None) or "it cannot be read"
         raise BadInputError(f"{source}: no YAML{where} ({problem}); allowed: a YAML file with a mapping.") from error
-    except (OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
+    except Exception as error:  # PyYAML reads `!!timestamp x` and the like with whatever it stumbles over.
         raise BadInputError(f"{source}: cannot be read ({_first_line(error)}); allowed: a YAML file.") from error
     if isinstance(loaded, ListConfig) or not isinstance(loaded, DictConfig):
         raise BadInputError(f"{source}: holds no mapping; allowed: a YAML file with a mapping of keys to values.")
@@ -424,6 +440,14 @@ def _with_inherited(body: Mapping[str, Any], above: tuple[str, ...] = ()) -> Ite
                 break
 
 
+def _check_sections(values: Mapping[str, Any], sections: Iterable[str]) -> None:
+    """Refuse a part of the config that was emptied or taken out, such as with `sampler=[]` or `~sweep`."""
+    for section in sections:
+        if not isinstance(values.get(section), Mapping):
+            options = ", ".join(group_options().get(section, ()))
+            raise bad_value(section, values.get(section), options or "its keys, each with a value")
+
+
 def _is_function(body: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
     if "trainable" in fixed:
         return fixed["trainable"] is not None
@@ -464,8 +488,10 @@ def _refusals(source: str) -> Iterator[None]:
         raise _no_such_option(source, error) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise _refusal(source, error) from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise BadInputError(f"{source}: {_first_line(error)}.") from error
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        key = _FULL_KEY.search(str(error))
+        where = source if key is None else f"{source}: {key[1]}"
+        raise BadInputError(f"{where}: {_first_line(error)}.") from error
 
 
 def _no_such_option(source: str, error: MissingConfigException) -> BadInputError:

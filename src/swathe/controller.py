@@ -43,6 +43,7 @@ from swathe.events import (
     WorkerReady,
     WorkersStart,
 )
+from swathe.failures import CAUSE, Failures
 from swathe.pruners import Pruner
 from swathe.training.diagnose import Action
 
@@ -80,6 +81,8 @@ class PastTrial(Protocol):
     def value(self) -> float | None: ...
     @property
     def values(self) -> Mapping[int, float]: ...
+    @property
+    def attrs(self) -> Mapping[str, Value]: ...
 
 
 @dataclass(slots=True)
@@ -209,10 +212,11 @@ class Controller:
 
     `metric` is the reported value that the sweep optimises; `retries` bounds how often a trial whose worker was lost is
     run again; a worker that has trials and says nothing for `trial_timeout` seconds is killed, as one of them hangs
-    (None: never); `max_failures` trials that fail for one and the same reason stop the sweep; `ask_ahead` points are
-    kept drawn in advance (None: one for each slot). `key` gives, from a trial's parameters, the structural key whose
-    trials one worker can train side by side, or "" for a trial that has a worker to itself. `history` are the trials
-    of earlier sessions of the same sweep.
+    (None: never); `max_failures` trials that fail with one and the same error stop the sweep, if none drawn later got
+    further, which is looked at whenever one more fails: a sweep that was stopped for it, and goes on, tries once more;
+    `ask_ahead` points are kept drawn in advance (None: one for each slot). `key` gives, from a trial's parameters, the
+    structural key whose trials one worker can train side by side, or "" for a trial that has a worker to itself.
+    `history` are the trials of earlier sessions of the same sweep.
 
     How waiting trials and workers meet: a worker with room takes first from the queues of the keys that it runs, most
     run first; when those are empty, from the key with the most waiting trials for each worker on it. Of a key whose
@@ -266,7 +270,7 @@ class Controller:
         self._exhausted = False
         self._ending: Done | None = None
         self._done = False
-        self._failures: Counter[str] = Counter()
+        self._failures = Failures()
         self._epochs = 0
         self._device_seconds = 0.0
         self._ended_here = 0
@@ -324,8 +328,8 @@ class Controller:
                 self._roomy.add(worker)
             case Slots():
                 self._learn_slots(event)
-            case WorkerLost(worker, reason):
-                commands += self._worker_lost(worker, reason)
+            case WorkerLost():
+                commands += self._worker_lost(event)
             case Reported():
                 commands += self._reported(event)
             case Finished():
@@ -353,12 +357,17 @@ class Controller:
         self._proposed += 1
         self._epochs += len(past.values)
         self._pruner.restore(past.number, past.values, past.state)
+        for reported in past.values:
+            self._failures.reached(past.number, reported)
+        step = max(past.values, default=None)
         if past.state.final:
             self.counts[past.state] += 1
             if past.state is TrialState.COMPLETE and past.value is not None:
                 self._improves(past.number, past.value)
+                self._failures.completed(past.number)
+            if past.state is TrialState.FAILED and (cause := past.attrs.get(CAUSE)):
+                self._failures.failed(past.number, step, str(cause))
             return
-        step = max(past.values, default=None)
         value = None if step is None else past.values[step]
         self._wait(_Trial(past.number, past.params, self._key(past.params), step=step, value=value))
 
@@ -409,10 +418,11 @@ class Controller:
             if value is None:
                 known = ", ".join(sorted(report.metrics)) or "nothing"
                 reason = f"step {report.step} reports no {self._metric!r}; it reports: {known}"
-                after += self._leave(trial, TrialState.FAILED, reason)
+                after += self._leave(trial, TrialState.FAILED, reason, f"no report of {self._metric!r}")
                 decisions.append(Decision(trial.number, report.step, stop=True))
                 continue
             trial.step, trial.value = report.step, value
+            self._failures.reached(trial.number, report.step)
             self._epochs += 1
             recorded.append(report)
             verdict = self._judge(trial, report, value)
@@ -463,8 +473,7 @@ class Controller:
             return
         if trial.value is None:
             reason = f"ended without a report of {self._metric!r}"
-            yield from self._tell(trial, TrialState.FAILED, reason)
-            yield from self._count_failure(reason)
+            yield from self._fail(trial, reason, cause=reason)
             return
         better = self._improves(trial.number, trial.value)
         yield from self._tell(trial, TrialState.COMPLETE)
@@ -475,8 +484,7 @@ class Controller:
         trial = self._release(event.worker, event.trial)
         if trial is None:
             return
-        yield from self._tell(trial, TrialState.FAILED, event.reason, event.traceback)
-        yield from self._count_failure(event.reason)
+        yield from self._fail(trial, event.reason, event.traceback, event.cause or event.reason)
 
     def _kill_silent(self) -> Iterator[Command]:
         """End workers that hold trials, those among them that were told to stop, and say nothing of any."""
@@ -488,7 +496,8 @@ class Controller:
                 worker.killed = True
                 yield Kill(name, f"nothing was heard of its trials for {self._trial_timeout:g} s")
 
-    def _worker_lost(self, name: str, why: str) -> Iterator[Command]:
+    def _worker_lost(self, event: WorkerLost) -> Iterator[Command]:
+        name = event.worker
         worker = self._workers.pop(name, None)
         if worker is None:
             return
@@ -496,7 +505,8 @@ class Controller:
         self._roomy.discard(name)
         for key in worker.blocks:
             self._count_runner(key, -1)
-        begun = worker.begun
+        # Ends that were under way to us are lost with it: the one that ran may not be the first of them.
+        begun = worker.begun if event.trial not in worker.running else frozenset([event.trial])
         # Back to the front of their queues, in the order in which they were assigned.
         for number in reversed(worker.running):
             trial = self._trials[number]
@@ -504,9 +514,10 @@ class Controller:
             # Not one that only waited there behind another.
             trial.attempt += number in begun
             if trial.attempt > self._retries:
-                reason = f"its worker was lost {trial.attempt} times, at last as follows: {why}"
-                yield from self._tell(trial, TrialState.FAILED, reason)
-                yield from self._count_failure(reason)
+                times = "" if trial.attempt == 1 else f" {trial.attempt} times, at last as follows"
+                reason = f"its worker was lost{times}: {event.reason}"
+                # Machines that fail are no bug in the code: only a crash in a trial's own counts.
+                yield from self._fail(trial, reason, event.traceback, event.cause)
             elif self._ending is not None:
                 yield from self._suspend(trial)
             else:
@@ -520,7 +531,8 @@ class Controller:
         for name, worker in self._workers.items():
             trials = [self._trials[number] for number in worker.running]
             if trials:
-                yield Decide(name, tuple(Decision(trial.number, trial.step or 0, stop=True) for trial in trials))
+                told = (Decision(trial.number, trial.step or 0, stop=True, suspend=True) for trial in trials)
+                yield Decide(name, tuple(told))
             for trial in trials:
                 worker.stop(trial.number)
                 yield from self._suspend(trial)
@@ -530,16 +542,26 @@ class Controller:
 
     # Ending trials.
 
-    def _leave(self, trial: _Trial, state: TrialState, reason: str) -> Iterator[Command]:
+    def _leave(self, trial: _Trial, state: TrialState, reason: str, cause: str = "") -> Iterator[Command]:
         """Take a trial that its worker still runs out of the game."""
         assert trial.worker is not None
         self._workers[trial.worker].stop(trial.number)
         self._roomy.add(trial.worker)
+        if state is TrialState.FAILED:
+            yield from self._fail(trial, reason, cause=cause)
+            return
         if state is TrialState.COMPLETE and trial.value is not None:
             self._improves(trial.number, trial.value)
         yield from self._tell(trial, state, reason)
-        if state is TrialState.FAILED:
-            yield from self._count_failure(reason)
+
+    def _fail(self, trial: _Trial, reason: str, traceback: str = "", cause: str = "") -> Iterator[Command]:
+        """Tell a trial as failed; end the sweep if so many have with this cause (empty: one that does not count)."""
+        yield from self._tell(trial, TrialState.FAILED, reason, traceback, cause)
+        if not cause:
+            return
+        count = self._failures.failed(trial.number, trial.step, cause)
+        if count >= self._max_failures:
+            yield from self._end(f"{count} trials failed for the same reason: {reason}", failed=True)
 
     def _release(self, name: str, number: int) -> _Trial | None:
         """Free the slot of an ended trial; the trial is returned only if nobody told its end before."""
@@ -553,12 +575,16 @@ class Controller:
         self._roomy.add(name)
         return trial
 
-    def _tell(self, trial: _Trial, state: TrialState, reason: str = "", traceback: str = "") -> Iterator[Command]:
+    def _tell(
+        self, trial: _Trial, state: TrialState, reason: str = "", traceback: str = "", cause: str = ""
+    ) -> Iterator[Command]:
         del self._trials[trial.number]
+        if state is TrialState.COMPLETE:
+            self._failures.completed(trial.number)
         self._pruner.finish(trial.number, state)
         self.counts[state] += 1
         self._ended_here += 1
-        yield Tell(trial.number, state, trial.value, trial.step, reason, traceback)
+        yield Tell(trial.number, state, trial.value, trial.step, reason, traceback, cause)
 
     def _suspend(self, trial: _Trial) -> Iterator[Command]:
         del self._trials[trial.number]
@@ -601,12 +627,6 @@ class Controller:
             yield from self._end(f"the budget of {epochs} epochs is used up")
         if seconds is not None and self._device_seconds >= seconds:
             yield from self._end(f"the budget of {seconds:g} device-seconds is used up")
-
-    def _count_failure(self, reason: str) -> Iterator[Command]:
-        self._failures[reason] += 1
-        if self._failures[reason] >= self._max_failures:
-            why = f"{self._max_failures} trials failed for the same reason: {reason}"
-            yield from self._end(why, failed=True)
 
     def _end(self, reason: str, *, failed: bool = False) -> Iterator[Command]:
         """End the sweep: what runs is told as pruned, what waits is left for a later session with a larger budget."""
@@ -708,7 +728,7 @@ class Controller:
         trial = self._trials[number]
         trial.worker = name
         trial.decide_from = self._pruner.next_decision(number, trial.step)
-        return Assignment(number, trial.params, trial.attempt, trial.decide_from)
+        return Assignment(number, trial.params, trial.attempt, trial.decide_from, trial.step)
 
     def _count_runner(self, key: str, by: int) -> None:
         self._runners[key] += by

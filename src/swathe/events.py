@@ -68,23 +68,29 @@ class Assignment:
     """A trial given to a worker.
 
     `decide_from`: the first step whose report must wait for the controller's decision (None: none ever).
-    `attempt` counts from 0 and grows when a lost worker's trial is run again.
+    `attempt` counts from 0 and grows when a lost worker's trial is run again. `step`: the last one that counts of
+    earlier attempts (None: none does).
     """
 
     trial: int
     params: Mapping[str, Value]
     attempt: int = 0
     decide_from: int | None = None
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The controller's answer to the report of `trial` at `step`: stop, or go on until `decide_from`."""
+    """The controller's answer to the report of `trial` at `step`: stop, or go on until `decide_from`.
+
+    `suspend`: the trial that is to stop will go on in a later session, with what its worker keeps of it now.
+    """
 
     trial: int
     step: int
     stop: bool
     decide_from: int | None = None
+    suspend: bool = False
 
 
 # Events: what happened.
@@ -115,10 +121,17 @@ class Slots:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """A worker died, with every trial on it."""
+    """A worker died, with every trial on it.
+
+    `traceback` and `cause`: those of `Failed`, where it was code of a trial that ended the process, and this is known;
+    `trial`: the one that it had begun last, if that is known and it trains one after another.
+    """
 
     worker: str
     reason: str
+    traceback: str = field(default="", repr=False)
+    cause: str = ""
+    trial: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +154,17 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A trial raised: `reason` is one line, `traceback` the whole text."""
+    """A trial raised: `reason` is one line, `traceback` the whole text, `cause` the same for the same error.
+
+    An error is the same if it is of the same kind and from the same place, whatever its text says.
+    """
 
     worker: str
     trial: int
     reason: str
     traceback: str = ""
     attempt: int = 0
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +227,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """A trial is over: its final state, its objective and, if it did not complete, why."""
+    """A trial is over: its final state, its objective and, if it did not complete, why.
+
+    `cause`: of a failure that counts as one of the code, what tells it from others, see `failures`.
+    """
 
     trial: int
     state: TrialState
@@ -218,6 +238,7 @@ class Tell:
     step: int | None
     reason: str = ""
     traceback: str = field(default="", repr=False)
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,15 @@ class SweepFolder:
         return self.path / "stop-requested"
 
     @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints" / "trials"
+
+    @property
+    def faults(self) -> Path:
+        """Where workers of a session that runs leave word of crashes, see `faults`."""
+        return self.path / "faults"
+
+    @property
     def best_model(self) -> Path:
         return self.path / "checkpoints" / "best.pt"
 
@@ -246,9 +255,14 @@ def write_aside(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Write a file so that a reader, or a crash, never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        # A full disk needs the room.
+        aside.unlink(missing_ok=True)
+        raise

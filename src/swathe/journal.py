@@ -2,15 +2,76 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from optuna.storages.journal import BaseJournalBackend
 
 from swathe.errors import SwatheError
+
+
+class DamagedError(SwatheError):
+    """A journal holds what no crash explains: a line that is none, with whole lines after it."""
+
+
+class _Lines:
+    """Goes through a journal's lines. `count` and `size` (bytes): of the whole ones that were read by now.
+
+    `torn`: which line, at the end of what was there to read, is none; None where all were whole. A crash tears lines
+    that were never committed, and a write that is under way looks the same.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.count = 0
+        self.size = 0
+        self.torn: int | None = None
+
+    def read(self, file: BinaryIO) -> Iterator[dict[str, Any]]:
+        """Yield the whole lines that come next; raises `DamagedError` where there is something else between them."""
+        self.torn = None
+        number = self.count
+        file.seek(self.size)
+        # What is appended meanwhile is for the next time: half a line that was read must not be gone on with.
+        left = os.fstat(file.fileno()).st_size - self.size
+        while left > 0 and (line := file.readline(left)):
+            left -= len(line)
+            number += 1
+            log = _parse_line(line)
+            if log is None:
+                self.torn = self.torn or number
+                continue
+            if self.torn is not None:
+                raise DamagedError(
+                    f"{self._path} is damaged in line {self.torn}, and not only at its end, where a crash leaves half "
+                    "a line; allowed: the file as it was, from a backup, or a launch under another sweep.name."
+                )
+            self.count, self.size = number, self.size + len(line)
+            yield log
+
+
+class JournalReader(BaseJournalBackend):
+    """Optuna's journal file for those who only read it, while its driver may be writing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines = _Lines(path)
+
+    @property
+    def line(self) -> int:
+        """The line that was read last."""
+        return self._lines.count
+
+    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
+        with self._path.open("rb") as file:
+            yield from self._lines.read(file)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        raise SwatheError(f"{self._path} was opened to be read.")
 
 
 class Journal(BaseJournalBackend):
@@ -33,6 +94,13 @@ class Journal(BaseJournalBackend):
         self._news: list[dict[str, Any]] = []
         self._applied = 0
         self._end: int | None = None
+        # What a crash has torn and was cut off: the first such line, and the bytes.
+        self.cut: tuple[int, int] | None = None
+
+    @property
+    def line(self) -> int:
+        """The line that was read last."""
+        return self._applied
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         if self._end is None:
@@ -48,17 +116,21 @@ class Journal(BaseJournalBackend):
             self._news.append(log)
 
     def commit(self) -> None:
-        """Write what was appended; raises `OSError` when the disk does not take it."""
+        """Write what was appended; raises `OSError` when the disk does not take it, and then the file is as before."""
         if not self._lines:
             return
         content = b"".join(self._lines)
         file = self._file.fileno()
         written = os.write(file, content)
         end = os.lseek(file, 0, os.SEEK_CUR)
-        if written < len(content):
+        try:
+            if written < len(content):
+                raise OSError(errno.ENOSPC, f"no space is left for {self._path}")
+            os.fsync(file)
+        except OSError:
+            # All of it is written again at the next commit, which must not find a part of it there.
             os.ftruncate(file, end - written)
-            raise OSError(f"no space is left for {self._path}")
-        os.fsync(file)
+            raise
         self._lines.clear()
         self._take_in_others(end - written)
         self._end = end
@@ -68,23 +140,15 @@ class Journal(BaseJournalBackend):
 
     def _replay(self) -> Iterator[dict[str, Any]]:
         """Yield what the file holds, and cut off what a crash has torn: lines at its end that were never committed."""
-        good = 0
-        torn: int | None = None
-        self._file.seek(0)
+        lines = _Lines(self._path)
         with open(self._file.fileno(), "rb", closefd=False) as file:
-            for number, line in enumerate(file, start=1):
-                log = _parse_line(line)
-                if log is None:
-                    torn = torn or number
-                    continue
-                if torn is not None:
-                    raise SwatheError(f"{self._path} is damaged in line {torn}, and not only at its end.")
-                good += len(line)
+            for log in lines.read(file):
                 self._applied += 1
                 yield log
-        if torn is not None:
-            os.ftruncate(self._file.fileno(), good)
-        self._end = good
+        if lines.torn is not None:
+            self.cut = lines.torn, os.fstat(self._file.fileno()).st_size - lines.size
+            os.ftruncate(self._file.fileno(), lines.size)
+        self._end = lines.size
 
     def _take_in_others(self, until: int) -> None:
         """Read what other programs have appended since our last commit."""

@@ -6,6 +6,8 @@ under way the other trains, so that nothing waits and no epoch is trained in vai
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 import itertools
 import json
@@ -19,6 +21,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from swathe import __version__
+from swathe.checkpoints import NOTE, RESUMED, Checkpoint, History, digest
 from swathe.diagnosis import TrialDiagnosis, fact_tags, recipe_facts
 from swathe.events import Finished, Report, Slots
 from swathe.preflight_task import settle
@@ -29,6 +33,7 @@ from swathe.training.diagnose import Action, Facts
 from swathe.training.diagnose_facts import dataset_facts
 from swathe.training.lane_plan import BLOCKS, LanePlan
 from swathe.training.lanes import LaneBlock, LaneReport
+from swathe.training.progress import SoloState
 from swathe.training.recipe import Recipe, recipe_from_config
 from swathe.training.structure import structural_key
 from swathe.worker import (
@@ -43,6 +48,7 @@ from swathe.worker import (
     failure,
     geometry,
     is_better,
+    is_out_of_memory,
     reaches_target,
     serialise,
 )
@@ -98,14 +104,6 @@ def halves(lanes: int) -> tuple[int, int]:
     return (BLOCKS, math.ceil(lanes / BLOCKS)) if lanes >= HALVED_LANES else (1, lanes)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was not memory enough, on a GPU or for PyTorch's or Python's allocator on the CPU."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    words = ("not enough memory", "can't allocate memory", "out of memory")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-
-
 @dataclass(slots=True, eq=False)
 class _Trial:
     """A trial that waits or is in a block; its program, its lane and the facts on it are known in its first one."""
@@ -119,10 +117,20 @@ class _Trial:
     diagnosis: TrialDiagnosis = _UNDIAGNOSED
     # Of its last report.
     metrics: Mapping[str, float] = field(default_factory=dict)
+    # What it goes on from, and what is kept of it.
+    found: Checkpoint | None = None
+    history: History = field(default_factory=History)
+    # The last step of which a checkpoint is on disk.
+    kept: int | None = None
 
     @property
     def number(self) -> int:
         return self.job.trial
+
+    @property
+    def unkept(self) -> bool:
+        """Whether it has reports that no checkpoint on disk has."""
+        return self.history.last_step != self.kept
 
 
 class _Alone:
@@ -147,8 +155,10 @@ class _Alone:
     def free(self) -> int:
         return 1 if self._tag is None else 0
 
-    def admit(self, recipe: Recipe, tag: int) -> None:
+    def admit(self, recipe: Recipe, tag: int, state: SoloState | None = None) -> None:
         self._tag = tag
+        if state is not None:
+            self._solo.resume(state)
         self._reports = self._solo.reports(should_stop=lambda: self._should_stop(tag))
 
     def epoch(self, should_stop: ShouldStop) -> list[LaneReport]:
@@ -159,8 +169,10 @@ class _Alone:
         if report is None:
             return []
         epoch, metrics, seconds = report
-        finished = epoch == self._solo.recipe.epochs or not math.isfinite(metrics["val_loss"])
-        return [LaneReport(self._tag, epoch, metrics, seconds, finished)]
+        return [LaneReport(self._tag, epoch, metrics, seconds, self._solo.over)]
+
+    def cut(self, tag: int) -> SoloState:
+        return self._solo.cut()
 
     def release(self, tag: int) -> None:
         self._tag = None
@@ -179,6 +191,8 @@ class _Block:
     lanes: LaneBlock | _Alone
     recipe: Recipe
     facts: Mapping[str, str]
+    # What it runs: solo, eager or, where that was planned and there is a compiler, compiled.
+    made: str
     trials: dict[int, _Trial] = field(default_factory=dict)
 
     @property
@@ -212,6 +226,7 @@ class LaneEngine:
         self._use = _Use(worker)
         self._short_of_memory = False
         self._preflight = setup.preflight
+        self._checkpoints = setup.checkpoints()
 
     @property
     def busy(self) -> bool:
@@ -252,7 +267,22 @@ class LaneEngine:
         except Exception as error:
             self._said.append(failure(self._worker, job, error))
             return
-        self._waiting.append(_Trial(job, recipe, key, Pace(self._channel, job.trial, job.decide_from)))
+        trial = _Trial(job, recipe, key, Pace(self._channel, job.trial, job.decide_from), job.program)
+        self._find(trial)
+        self._waiting.append(trial)
+
+    def _find(self, trial: _Trial) -> None:
+        """Look for what an earlier attempt has kept of a trial: it goes on from there, under the same program."""
+        bits = {key: value for key, value in self._bits("", trial.recipe).items() if key != "program"}
+        found = self._checkpoints.load(trial.number, lambda facts: bits.items() <= facts.items(), trial.job.counted)
+        if found is not None:
+            facts, trial.found = found
+            trial.program = facts["program"]
+
+    def _bits(self, program: str, recipe: Recipe) -> dict[str, str]:
+        """Return what the bits of a trial depend on: `program` is solo, eager or compiled."""
+        device = {key: self._geometry[key] for key in ("device", "device_name", "threads", "torch", "python")}
+        return {**device, "program": program, "swathe": __version__, "recipe": digest({"recipe": repr(recipe)})}
 
     def _place(self) -> None:
         """Put the trials that wait into blocks, as far as there is room."""
@@ -273,7 +303,8 @@ class LaneEngine:
             self._say_slots(trial.key, plan.lanes)
             if (block := self._block_for(trial, plan)) is None:
                 return False
-            block.lanes.admit(trial.recipe, trial.number)
+            found = trial.found if block.made == trial.program else None
+            block.lanes.admit(trial.recipe, trial.number, None if found is None else found.state)
         except Exception as error:
             if plan is not None and self._has_shrunk(error, trial.recipe, trial.key, plan.lanes):
                 return False
@@ -282,12 +313,26 @@ class LaneEngine:
         trial.program, trial.lane = block.program, self._free_lane()
         data, steps = block.lanes.dataset, block.lanes.steps
         facts = recipe_facts(trial.recipe, dataset_facts(data), steps, self._setup.metric)
-        trial.diagnosis = TrialDiagnosis(self._setup.diagnosis, facts)
+        fresh = TrialDiagnosis(self._setup.diagnosis, facts)
+        trial.diagnosis = fresh if found is None else copy.deepcopy(found.diagnosis)
+        trial.history = History(found)
+        trial.kept = trial.history.last_step
+        self._checkpoints.begin(trial.number)
         block.trials[trial.number] = trial
         note = {"swathe.lane_note": plan.note} if plan.note else {}
         tags = {**block.facts, **fact_tags(facts), "swathe.lane": f"{self._worker}/{trial.lane}", **note}
         self._said.append(Note(trial.number, tags))
+        if found is not None:
+            self._repeat(trial, found)
         return True
+
+    def _repeat(self, trial: _Trial, found: Checkpoint) -> None:
+        """Make the reports again that an earlier attempt has made; the decisions on them come like any others."""
+        self._said.append(Note(trial.number, {RESUMED: str(trial.kept)}))
+        reports = found.again(trial.job.counted)
+        urgent = [trial.pace.note(report.step) for report in reports]
+        trial.metrics = reports[-1].metrics
+        self._flush(reports, urgent=any(urgent))
 
     def _say_slots(self, key: str, slots: int) -> None:
         self._key = key
@@ -319,7 +364,7 @@ class LaneEngine:
         lanes: LaneBlock | _Alone
         if program == "solo":
             lanes = _Alone(recipe, setup)
-            geometry = self._geometry
+            geometry, made = self._geometry, program
         else:
             compiled = program == "compiled"
             lanes = LaneBlock(recipe, size, setup.device, setup.data, compiled=compiled, layers=setup.layers)
@@ -330,7 +375,7 @@ class LaneEngine:
             "swathe.dataset_digest": lanes.dataset.digest,
             "swathe.geometry": json.dumps(geometry),
         }
-        block = _Block(trial.key, program, slots, lanes, recipe, facts)
+        block = _Block(trial.key, program, slots, lanes, recipe, facts, made)
         self._blocks.append(block)
         return block
 
@@ -363,13 +408,20 @@ class LaneEngine:
     def _train(self, block: _Block) -> None:
         began = time.perf_counter()
         try:
-            reports = block.lanes.epoch(self._channel.stopped)
+            reports = block.lanes.epoch(lambda number: self._ends_now(block, number))
         except Exception as error:
             self._fail(block, error)
         else:
             if not (isinstance(block.lanes, LaneBlock) and block.lanes.compiled):
                 self._planner.trained(block.recipe, time.perf_counter() - began)
             self._report(block, reports)
+
+    def _ends_now(self, block: _Block, number: int) -> bool:
+        """Whether a trial is to end in the middle of an epoch; one that goes on later has its epoch kept first."""
+        if not self._channel.stopped(number):
+            return False
+        trial = block.trials[number]
+        return not (self._checkpoints.enabled and self._channel.suspended(number) and trial.unkept)
 
     def _report(self, block: _Block, reports: Sequence[LaneReport]) -> None:
         now = time.time()
@@ -380,27 +432,48 @@ class LaneEngine:
             self._end_silently(block, trial)
         for report in reports:
             trial = block.trials[report.tag]
-            if trial.pace.settle():
+            stopped = trial.pace.settle()
+            if stopped and not self._channel.suspended(trial.number):
                 self._leave(block, trial)
                 continue
             judged = trial.diagnosis.judge(Report(report.tag, report.epoch, report.metrics, report.seconds, now))
+            over = report.finished or judged.ends is not None
+            if not over:
+                trial.history.add(judged)
+            if stopped:
+                self._leave(block, trial, over=over)
+                continue
             sent.append(judged)
             urgent = trial.pace.note(report.epoch) or urgent
             # The sweep ends with a report that reaches the target, and its winner's model is the one that made it.
             reached = reaches_target(self._setup, report.metrics)
             trial.metrics = report.metrics
             if judged.ends is Action.STOP and not reached:
-                self._leave(block, trial)
-            elif report.finished or reached or judged.ends is not None:
-                self._leave(block, trial, self._model(block, trial, always=reached))
+                self._leave(block, trial, over=True)
+            elif over or reached:
+                self._leave(block, trial, self._model(block, trial, always=reached), over=True)
         self._note_use()
         self._flush(sent, urgent=urgent)
+        for trial in block.trials.values():
+            if self._checkpoints.due(trial.number) and trial.unkept:
+                self._keep(block, trial)
+
+    def _keep(self, block: _Block, trial: _Trial) -> None:
+        """Write a checkpoint of a trial as it is after its last report."""
+        bits = self._bits(block.made, trial.recipe)
+        state = functools.partial(block.lanes.cut, trial.number)
+        said = self._checkpoints.save(trial.number, bits, lambda: trial.history.checkpoint(trial.diagnosis, state()))
+        if said:
+            self._said.append(Note(trial.number, {NOTE: said}))
+        else:
+            trial.kept = trial.history.last_step
 
     def _end_silently(self, block: _Block, trial: _Trial) -> None:
         """End a trial without a report: it was told to stop, or, alone, had made its last report before."""
         model = None if self._channel.stopped(trial.number) else self._model(block, trial)
         # Its lane is free already.
         del block.trials[trial.number]
+        self._end_checkpoints(trial)
         self._said.append(Finished(self._worker, trial.number, trial.job.attempt, model))
 
     def _model(self, block: _Block, trial: _Trial, *, always: bool = False) -> bytes | None:
@@ -413,11 +486,19 @@ class LaneEngine:
             self._best = value
         return serialise(block.lanes.state_dict(trial.number))
 
-    def _leave(self, block: _Block, trial: _Trial, model: bytes | None = None) -> None:
-        """Take a trial that is over out of its block."""
+    def _leave(self, block: _Block, trial: _Trial, model: bytes | None = None, *, over: bool = False) -> None:
+        """Take a trial out of its block that has stopped, or is `over`; one that goes on later is kept as it is."""
+        suspended = self._channel.suspended(trial.number)
+        if suspended and not over and self._checkpoints.enabled and trial.unkept:
+            self._keep(block, trial)
+        self._end_checkpoints(trial)
         block.lanes.release(trial.number)
         del block.trials[trial.number]
         self._said.append(Finished(self._worker, trial.number, trial.job.attempt, model))
+
+    def _end_checkpoints(self, trial: _Trial) -> None:
+        stopped, suspended = self._channel.stopped(trial.number), self._channel.suspended(trial.number)
+        self._checkpoints.end(trial.number, stopped=stopped, suspended=suspended)
 
     # What goes wrong.
 
@@ -427,9 +508,12 @@ class LaneEngine:
         if self._has_shrunk(error, block.recipe, block.key, block.slots):
             for trial in reversed(block.trials.values()):
                 trial.lane = None
+                self._find(trial)
                 self._waiting.appendleft(trial)
         else:
             self._said += [failure(self._worker, trial.job, error) for trial in block.trials.values()]
+            for trial in block.trials.values():
+                self._end_checkpoints(trial)
         self._note_use()
         self._flush()
 

@@ -136,9 +136,9 @@ def run(config: Config, settings: Settings, home: Home, options: Options, plot: 
     recipe = _recipe(config)
     setup = WorkerSetup(None, "val_loss", Direction.MINIMIZE, str(home.path), (), settings.device, settings.threads)
     prepare(setup)
-    began = time.time()
+    began = time.perf_counter()
     test, note = measure(recipe, options, settings.device, home.data)
-    seconds = time.time() - began
+    seconds = time.perf_counter() - began
     if not math.isfinite(test.untrained):
         raise SwatheError("The loss of the untrained network is not finite: look at the data's values and the model.")
     finding = lr_finder.find(test)

@@ -20,6 +20,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -443,7 +444,9 @@ class Carrier:
             self._listen(left)
 
     def _tell(self, sentence: str) -> None:
-        print(sentence, file=sys.stderr, flush=True)
+        with suppress(OSError):
+            # The log may lie on a full disk, which is what the user is to be told.
+            print(sentence, file=sys.stderr, flush=True)
         try:
             os.write(self._out, json.dumps(sentence).encode() + b"\n")
         except BrokenPipeError:

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -17,7 +17,7 @@ from typing import Protocol
 
 import yaml
 
-from swathe import pruners
+from swathe import checkpoints, pruners
 from swathe.cluster import ClusterPlan, InlinePool, Pool, PoolEvent, RayPool
 from swathe.config import ComposedSweep
 from swathe.controller import ALONE, Budget, Controller
@@ -47,11 +47,12 @@ from swathe.events import (
     WorkerReady,
     WorkersStart,
 )
+from swathe.failures import CAUSE
 from swathe.home import Home, SweepCard, SweepFolder, write_aside
 from swathe.occupancy import Occupancy
 from swathe.preflight_task import PreflightTask, remembered
 from swathe.space import Space, TrialComposer
-from swathe.study import Study
+from swathe.study import Foretold, Study
 from swathe.tracking import Recorder, Summary, SweepRecord, is_known, shown
 from swathe.training.diagnose import Finding
 from swathe.training.recipe import recipe_from_config
@@ -66,6 +67,8 @@ COMMIT_SECONDS = 0.05
 OCCUPANCY_SECONDS = 1.0
 # How long the end of a sweep waits for MLflow; what is missing then stays in the spool for the next launch.
 RECORD_SECONDS = 120.0
+# The tag that says on what a trial's bits depend, and the name of the program in its trial's record.
+GEOMETRY, PROGRAM = "swathe.geometry", "program"
 # Trials drawn under one structural choice, at most: about as many lanes as a block of small networks has.
 MAX_GROUP = 16
 
@@ -311,7 +314,7 @@ class _Session:
         self._committed = 0.0
         self._measured = 0.0
         self._occupancy = Occupancy()
-        self._lane_notes: set[str] = set()
+        self._said: set[str] = set()
         self._shown = 0.0
         # The wall time of the budget counts from the first worker that is ready: starting Ray is not the sweep's time.
         self._ready: float | None = None
@@ -322,6 +325,8 @@ class _Session:
         self._done: Done | None = None
         self._live: dict[int, _Live] = {}
         self._params: dict[int, Mapping[str, Value]] = {}
+        # Trials that are left for a later session.
+        self._suspended: set[int] = set()
         self._direction = Direction(options.direction)
         _write_plan(plan)
         self._log = plan.folder.log_file.open("a", buffering=1)
@@ -344,10 +349,19 @@ class _Session:
         except BaseException:
             self._recorder.close(0.0)
             raise
+        if self._study.warning is not None:
+            self._say(self._study.warning)
         history = self._study.history()
         self.new = not history
         known = {past.number: past for past in history}
+        # Which program has trained the trials that are not over.
+        self._programs = {
+            past.number: str(past.attrs[PROGRAM]) for past in history if PROGRAM in past.attrs and not past.state.final
+        }
         self._recorder.recall(lambda record: is_known(record, known))
+        for number, end in self._study.made_up.items():
+            self._recorder.end(number, end.state, end.tags, time.time())
+            self._ended.append(_end_line(number, end.tags["swathe.state"], end.value, options.metric))
         self._controller = Controller(
             metric=options.metric,
             direction=self._direction,
@@ -364,6 +378,9 @@ class _Session:
         self._epochs_before = self._controller.epochs
         best = self._controller.best
         self._best_params = {past.number: past.params for past in history if best and past.number == best[0]}
+        kept = composed.checkpoints.folder
+        self._checkpoints = plan.folder.checkpoints if kept is None else Path(kept).absolute() / plan.card.name
+        checkpoints.discard_others(self._checkpoints, self._controller.live)
         self._pool = self._make_pool(home)
 
     def _make_pool(self, home: Home) -> Pool:
@@ -384,6 +401,8 @@ class _Session:
             diagnosis=rule_of(composed.values["diagnosis"]),
             preflight=self._preflight,
             layers=composed.values["diagnosis"]["layers"] == "all",
+            checkpoint_folder=str(self._checkpoints),
+            checkpoint_seconds=composed.checkpoints.seconds,
         )
         plan = ClusterPlan(
             address=cluster.address,
@@ -391,11 +410,12 @@ class _Session:
             cpus_per_worker=cluster.cpus_per_worker,
             gpus_per_worker=cluster.gpus_per_worker,
             threads_per_worker=cluster.threads_per_worker,
+            memory_per_worker=cluster.memory_per_worker,
             device=composed.values.get("device", "auto"),
         )
         if cluster.kind == "inline":
             return InlinePool(plan, setup, self._take_and_attend)
-        return RayPool(plan, setup)
+        return RayPool(plan, setup, self._plan.folder.faults)
 
     # The loop.
 
@@ -414,8 +434,11 @@ class _Session:
             self._discard(error)
             raise
         except BaseException:
-            self._commit()
-            self._recorder.close(5.0)
+            try:
+                self._commit()
+            finally:
+                # Also where the disk takes nothing more.
+                self._recorder.close(5.0)
             raise
         finally:
             self._pool.close()
@@ -460,10 +483,10 @@ class _Session:
         if note.trial in self._live:
             self._live[note.trial].tags.update(note.tags)
         # The same for many trials, and worth a line once.
-        sentence = note.tags.get("swathe.lane_note")
-        if sentence is not None and sentence not in self._lane_notes:
-            self._lane_notes.add(sentence)
-            self._say(sentence)
+        for sentence in (note.tags.get(tag) for tag in ("swathe.lane_note", checkpoints.NOTE)):
+            if sentence is not None and sentence not in self._said:
+                self._said.add(sentence)
+                self._say(sentence)
 
     def _note_verdict(self, verdict: Verdict) -> None:
         """Let the workers that are ready begin, or refuse the sweep; the first verdict counts, all are the same."""
@@ -494,6 +517,8 @@ class _Session:
             command = waiting.popleft()
             match command:
                 case Ask(count):
+                    # What was drawn ahead goes out first: no worker waits while others' points are drawn.
+                    self._pool.flush()
                     proposed = self._study.ask(count)
                     self._params.update((proposal.trial, proposal.params) for proposal in proposed.proposals)
                     waiting.extend(self._controller.handle(proposed))
@@ -502,7 +527,7 @@ class _Session:
                 case Decide(worker, decisions):
                     self._pool.send(worker, decisions)
                 case Record():
-                    self._record(command)
+                    self._record(command, waiting)
                 case Tell():
                     self._tell(command)
                 case Suspend(trial):
@@ -555,46 +580,77 @@ class _Session:
             "swathe.worker": worker,
             "swathe.attempt": str(assignment.attempt),
             "swathe.config": json.dumps(config),
-            "swathe.geometry": json.dumps(self._pool.geometry.get(worker, {})),
+            GEOMETRY: json.dumps(self._pool.geometry.get(worker, {})),
         }
         logged = {**self._plan.composer.logged_params(params), "seed": config["seed"]}
         self._recorder.trial(number, trial_name(number, params), logged, tags, time.time())
         best = self._controller.best
-        return Job(number, config, assignment.attempt, assignment.decide_from, None if best is None else best[1])
+        known = None if best is None else best[1]
+        program = None if assignment.step is None else self._programs.get(number)
+        return Job(number, config, assignment.attempt, assignment.decide_from, known, assignment.step, program)
 
-    def _record(self, command: Record) -> None:
+    def _record(self, command: Record, then: Iterable[Command]) -> None:
         metric = self._plan.composed.sweep.metric
         for report in command.reports:
             self._live[report.trial].metrics = report.metrics
             self._recorder.metrics(report.trial, report.step, report.metrics, report.time)
         self._stage()
+        if self._study.writes_at_once:
+            self._foretell({report.trial: report.step for report in command.reports}, then)
         for report in command.reports:
+            self._note_program(report.trial)
             self._study.record(report.trial, report.step, report.metrics[metric])
 
-    def _tell(self, command: Tell) -> None:
-        live = self._live.pop(command.trial, None) or _Live(self._params.pop(command.trial, {}), "")
+    def _note_program(self, trial: int) -> None:
+        """Write which program trains a recipe, once, as an attempt that begins anew is to have the same bits."""
+        if trial in self._programs or self._plan.composed.values.get("trainable") is not None:
+            return
+        geometry = json.loads(self._live[trial].tags.get(GEOMETRY, "{}"))
+        self._programs[trial] = program = geometry.get("program", "solo")
+        self._study.note(trial, PROGRAM, program)
+
+    def _foretell(self, steps: Mapping[int, int], commands: Iterable[Command]) -> None:
+        """Note the ends that come of reports before these: in a database, a kill may fall between the two."""
+        for command in commands:
+            if isinstance(command, Tell) and command.trial in steps:
+                attrs, tags = self._end_facts(command, self._live[command.trial])
+                end = Foretold(steps[command.trial], command.state, command.value, attrs, tags)
+                self._study.foretell(command.trial, end)
+
+    def _end_facts(self, command: Tell, live: _Live) -> tuple[dict[str, Value], dict[str, str]]:
+        """Return what the study and what MLflow keep of a trial's end."""
         attrs: dict[str, Value] = {"worker": live.worker}
         if command.reason:
             attrs["reason"] = command.reason
+        if command.cause:
+            attrs[CAUSE] = command.cause
         if live.metrics:
             attrs["metrics"] = json.dumps(live.metrics)
         found = finding_tags(live.found(command.step))
         if found:
             attrs["diagnosis"] = found[TAG]
-            self._symptoms += count_symptoms([found[TAG]])
-        tags = {**live.tags, **found, "swathe.state": _state_tag(command)}
+        return attrs, {**live.tags, **found, "swathe.state": _state_tag(command)}
+
+    def _tell(self, command: Tell) -> None:
+        live = self._live.pop(command.trial, None) or _Live(self._params.pop(command.trial, {}), "")
+        self._programs.pop(command.trial, None)
+        attrs, tags = self._end_facts(command, live)
+        self._symptoms += count_symptoms([attrs.get("diagnosis")])
         if command.traceback:
             self._recorder.text(command.trial, "traceback.txt", command.traceback)
         self._recorder.end(command.trial, command.state, tags, time.time())
+        # By its worker, too, if that lives; which may be on another machine, or not have heard of it yet.
+        checkpoints.discard(self._checkpoints, command.trial)
         self._stage()
         self._study.tell(command.trial, command.state, command.value, attrs)
         best = self._controller.best
         if best is not None and best[0] == command.trial:
             self._best_params = {command.trial: live.params}
-        value = "" if command.value is None else f" {self._plan.composed.sweep.metric}={command.value:.6g}"
-        self._ended.append(f"{_now()} trial {command.trial} {_state_tag(command)}{value}\n")
+        metric = self._plan.composed.sweep.metric
+        self._ended.append(_end_line(command.trial, tags["swathe.state"], command.value, metric))
 
     def _suspend(self, trial: int) -> None:
+        self._suspended.add(trial)
         self._params.pop(trial, None)
         live = self._live.pop(trial, None)
         if live is not None:
@@ -635,6 +691,8 @@ class _Session:
         self._recorder.finish(self._summary(done))
         # Ray takes a second to end, in which the recorder makes its plots.
         self._pool.close()
+        # A worker may have kept a trial that was over and died before it heard of that.
+        checkpoints.discard_others(self._checkpoints, self._suspended)
         if not self._recorder.close(RECORD_SECONDS):
             late = "MLflow has not taken everything yet; the rest follows at the next launch."
             self._say(self._recorder.problem() or late)
@@ -725,6 +783,11 @@ def _note(plan: Plan, controller: Controller, params: Mapping[str, Value], sympt
         lines += ["", f"    swathe reproduce {card.name}", "", "| parameter | value |", "|---|---|"]
         lines += [f"| `{key}` | {value} |" for key, value in params.items()]
     return "\n".join(lines) + "\n"
+
+
+def _end_line(trial: int, state: str, value: float | None, metric: str) -> str:
+    """Return the log's line on a trial that is over."""
+    return f"{_now()} trial {trial} {state}{'' if value is None else f' {metric}={value:.6g}'}\n"
 
 
 def _now() -> str:

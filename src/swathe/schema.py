@@ -46,7 +46,11 @@ class SweepOptions:
 
 @dataclass
 class ClusterOptions:
-    """Where trials run: `kind` ray (local, or the cluster at `address`) or inline (this very process)."""
+    """Where trials run: `kind` ray (local, or the cluster at `address`) or inline (this very process).
+
+    `memory_per_worker`: GiB that a worker's trials may take beyond what it has at its start (None: no limit); of the
+    machine's memory, not of a GPU's.
+    """
 
     kind: str = "ray"
     address: str | None = None
@@ -54,6 +58,7 @@ class ClusterOptions:
     cpus_per_worker: float = 1.0
     gpus_per_worker: float | None = None
     threads_per_worker: int | None = None
+    memory_per_worker: float | None = None
 
 
 @dataclass
@@ -67,6 +72,18 @@ class LanesOptions:
     slots: int | None = None
     compile: str = "auto"
     memory_fraction: float = 0.5
+
+
+@dataclass
+class CheckpointOptions:
+    """How often a trial that runs is kept, so that it goes on when its worker, its machine or its sweep ends.
+
+    `seconds`: at most once in so long for each trial, None for never; all together take at most 1 % of the time.
+    `folder`: where (None: with the sweep; on several machines, a folder that all of them see).
+    """
+
+    seconds: float | None = 60.0
+    folder: str | None = None
 
 
 # Whether trials are diagnosed, whether findings end them (else they are tags alone), of which layers reports have the
@@ -255,6 +272,7 @@ class Root:
     sweep: SweepOptions = field(default_factory=SweepOptions)
     cluster: ClusterOptions = MISSING
     lanes: LanesOptions = field(default_factory=LanesOptions)
+    checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
     diagnosis: Any = field(default_factory=DiagnosisOptions)
     preflight: PreflightOptions = field(default_factory=PreflightOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
@@ -307,6 +325,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     "sweep": SweepOptions,
     "cluster": ClusterOptions,
     "lanes": LanesOptions,
+    "checkpoints": CheckpointOptions,
     "diagnosis": DiagnosisOptions,
     "preflight": PreflightOptions,
     "tracking": TrackingOptions,
@@ -324,6 +343,10 @@ def _above(bound: float) -> Callable[[Any], bool]:
 def _is_share(value: Any) -> bool:
     # Ray gives out parts of one CPU or GPU, and beyond one only whole ones.
     return value is None or (0 < value < 1 or (value >= 1 and float(value).is_integer()))
+
+
+def _is_memory(value: Any) -> bool:
+    return value is None or 0 < value <= 2**20
 
 
 def _one_of(*names: str) -> Callable[[Any], bool]:
@@ -349,6 +372,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "lanes.slots": (_at_least(1), "1 or more, or null for as many as are measured to be best"),
     "lanes.compile": (_one_of("auto", "always", "never"), "auto, always, never"),
     "lanes.memory_fraction": (lambda value: 0 < value <= 1, "a share above 0, at most 1"),
+    "checkpoints.seconds": (_above(0), "seconds above 0, or null for no checkpoints"),
     "diagnosis.layers": (_one_of("ends", "all"), "ends, all"),
     "preflight.structures": (_at_least(1), "1 or more"),
     "preflight.seconds": (_above(0), "seconds above 0"),
@@ -357,6 +381,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "cluster.cpus_per_worker": (_is_share, "a share of one CPU such as 0.5, or whole CPUs"),
     "cluster.gpus_per_worker": (_is_share, "a share of one GPU such as 0.25, or whole GPUs, or null"),
     "cluster.threads_per_worker": (_at_least(1), "1 or more, or null"),
+    "cluster.memory_per_worker": (_is_memory, "GiB above 0, at most 1048576, or null for no limit"),
 }
 
 

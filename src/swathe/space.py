@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, RangeSweep, Sweep
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -139,23 +139,29 @@ class _Parser:
             raise BadInputError(f"{self._where(name)}: {error}") from error
         group = name in self._groups
         value = override.value()
-        match value:
-            case ChoiceSweep():
-                distribution, meanings = self._choice(name, text, value)
-            case RangeSweep():
-                distribution, meanings = self._range(name, text, value), {}
-            case IntervalSweep():
-                distribution, meanings = self._interval(name, text, value), {}
-            case Glob() if group:
-                options = tuple(value.filter(self._groups[name]))
-                if not options:
-                    raise self._refuse(name, text, f"a pattern for some of {', '.join(self._groups[name])}")
-                distribution, meanings = CategoricalDistribution(options), {}
-            case _:
-                raise self._refuse(name, text, f"a search: {_SEARCHES}")
+        try:
+            distribution, meanings = self._distribution(name, text, value)
+        except ArithmeticError as error:
+            # The limits of decimal numbers, by which Optuna counts steps.
+            raise self._refuse(name, text, "numbers that are not so large, and not so many of them") from error
         self._parameters[name] = Parameter(name, distribution, conditions, group, meanings)
         if group:
             self._check_options(name, text)
+
+    def _distribution(self, name: str, text: str, value: Any) -> tuple[BaseDistribution, dict[str, Any]]:
+        match value:
+            case ChoiceSweep():
+                return self._choice(name, text, value)
+            case RangeSweep():
+                return self._range(name, text, value), {}
+            case IntervalSweep():
+                return self._interval(name, text, value), {}
+            case Glob() if name in self._groups:
+                options = tuple(value.filter(self._groups[name]))
+                if not options:
+                    raise self._refuse(name, text, f"a pattern for some of {', '.join(self._groups[name])}")
+                return CategoricalDistribution(options), {}
+        raise self._refuse(name, text, f"a search: {_SEARCHES}")
 
     def _check_options(self, name: str, text: str) -> None:
         for option in _choices(self._parameters[name]):
@@ -173,11 +179,16 @@ class _Parser:
         for element in sweep.list:
             plain = _plain(element)
             if isinstance(plain, (list, dict)):
-                encoded = json.dumps(plain)
+                try:
+                    encoded = json.dumps(plain)
+                except TypeError as error:
+                    raise self._refuse(name, text, "lists and mappings of plain values") from error
                 meanings[encoded] = plain
                 values.append(encoded)
             elif isinstance(plain, float) and not math.isfinite(plain):
                 raise self._refuse(name, text, "finite numbers")
+            elif isinstance(plain, Sweep | Glob):
+                raise self._refuse(name, text, "a choice of values, not of searches")
             else:
                 values.append(plain)
         self._refuse_equals(name, text, values)
@@ -323,7 +334,11 @@ class _Parser:
         if distribution.log:
             allowed = "tag(log, interval(...)), since this key takes real numbers"
             raise self._refuse(name, f"{distribution.low} .. {distribution.high} in logarithms", allowed)
-        return FloatDistribution(distribution.low, distribution.high, step=distribution.step)
+        try:
+            return FloatDistribution(distribution.low, distribution.high, step=distribution.step)
+        except ArithmeticError as error:
+            given = f"{distribution.low} .. {distribution.high}"
+            raise self._refuse(name, given, "numbers that are not so large") from error
 
     def _select(self, name: str, config: DictConfig, where: str) -> Any:
         try:
@@ -346,7 +361,7 @@ class _Parser:
             OmegaConf.update(config, name, value)
         except (ConfigAttributeError, ConfigKeyError, ConfigTypeError) as error:
             raise self._refuse(name, str(value), f"an existing key{where}") from error
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, ArithmeticError) as error:
             kind = _kind(config, name)
             hint = ", so int(interval(...)) or range(...)" if kind == "an integer" and isinstance(value, float) else ""
             raise self._refuse(name, str(value), f"{kind}{where}{hint}") from error

@@ -94,22 +94,30 @@ class SpoolWriter:
     def stage(self) -> None:
         """Write what has gathered, before the study is written."""
         if self._waiting:
-            lines, self._waiting, self._marked = self._waiting, [], False
-            self._write(lines)
+            # What a full disk does not take waits on: the study must not have it without the record.
+            self._write(self._waiting)
+            self._waiting, self._marked = [], False
 
     def flush(self) -> bool:
         """Write what has gathered and let it be carried, now that the study has it; return whether there is any."""
         self.stage()
         if self._marked:
             return False
-        self._marked = True
         self._write([_MARK])
+        self._marked = True
         return True
 
     def _write(self, lines: Sequence[str]) -> None:
+        """Append lines, all or none of them; raises `OSError` when the disk does not take them."""
+        begin = os.lseek(self._file, 0, os.SEEK_END)
         data = memoryview(("\n".join(lines) + "\n").encode())
-        while data:
-            data = data[os.write(self._file, data) :]
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError:
+            # Half a line must not stand before the next one.
+            os.ftruncate(self._file, begin)
+            raise
 
     def close(self) -> None:
         if self._file >= 0:

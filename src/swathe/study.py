@@ -6,6 +6,8 @@ or SQLite database instead. Optuna's own tools (optuna-dashboard, `optuna.load_s
 
 from __future__ import annotations
 
+import gc
+import json
 import logging
 import math
 import os
@@ -14,7 +16,7 @@ import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,12 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from sqlalchemy.engine import URL, make_url
 
 from swathe import samplers
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import Direction, Proposal, Proposed, TrialState, Value
-from swathe.journal import Journal
+from swathe.journal import Journal, JournalReader
 from swathe.samplers import SearchSpace, suggest_from
 
 JOURNAL = "journal.log"
@@ -58,6 +59,17 @@ class PastTrial:
     attrs: Mapping[str, Value]
 
 
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """How a trial ends at its report of `step`, noted before the report; `tags` are those of its end in MLflow."""
+
+    step: int
+    state: TrialState
+    value: float | None
+    attrs: Mapping[str, Value]
+    tags: Mapping[str, str]
+
+
 class Study:
     """The trials of one sweep. One driver writes at a time (it holds the sweep's lock); anybody may read.
 
@@ -81,6 +93,8 @@ class Study:
         self._drawing = drawing
         # Optuna's id of each trial that is not over, by number.
         self._ids: dict[int, int] = {}
+        # Trials that an earlier session had left without the end that their last report gave them; they have it now.
+        self.made_up: dict[int, Foretold] = {}
         self._next = 0
 
     @classmethod
@@ -114,7 +128,8 @@ class Study:
                     study_name=name, storage=store.storage, direction=direction.value, pruner=optuna.pruners.NopPruner()
                 )
                 study = cls(optuna_study, store, space=space, drawing=drawing)
-                study._take_over(seed)
+                with _uncollected():
+                    study._take_over(seed)
                 study.commit()
             except BaseException:
                 store.close()
@@ -130,7 +145,7 @@ class Study:
             if storage is not None:
                 store = _open_store(storage, folder)
             elif path.exists():
-                store = _Store(_replay(JournalFileBackend(str(path)), path))
+                store = _Store(_replay(JournalReader(path), path))
             else:
                 store = _Store(optuna.storages.InMemoryStorage())
             study = _existing(name, store.storage)
@@ -146,12 +161,23 @@ class Study:
         return self._study
 
     @property
+    def warning(self) -> str | None:
+        """What was wrong with the storage and has been mended when it was opened, in one sentence."""
+        cut = None if self._store.journal is None else self._store.journal.cut
+        if cut is None:
+            return None
+        line, size = cut
+        return f"A crash has left half a line at the end of {JOURNAL} (line {line}, {size} bytes): it is cut off."
+
+    @property
     def writes_at_once(self) -> bool:
         """Whether what is said lasts without a `commit`: in a database each operation does."""
         return self._store.journal is None
 
     def history(self) -> list[PastTrial]:
         """Return all trials by number; parameters of a trial that nobody has taken over yet may be missing."""
+        with _uncollected():
+            trials = self._study.get_trials(deepcopy=False)
         return [
             PastTrial(
                 number=trial.number,
@@ -161,7 +187,7 @@ class Study:
                 values=dict(trial.intermediate_values),
                 attrs=dict(trial.user_attrs),
             )
-            for trial in self._study.get_trials(deepcopy=False)
+            for trial in trials
         ]
 
     def ask(self, count: int) -> Proposed:
@@ -197,6 +223,21 @@ class Study:
             for key, attr in attrs.items():
                 self._storage.set_trial_user_attr(trial_id, key, attr)
             self._storage.set_trial_state_values(trial_id, _STATES[state], kept)
+
+    def note(self, trial: int, key: str, value: Value) -> None:
+        """Write a fact on a trial that is not over."""
+        with self._storing():
+            self._storage.set_trial_user_attr(self._ids[trial], key, value)
+
+    def foretell(self, trial: int, end: Foretold) -> None:
+        """Note how a trial ends at the report that is written next, for the case that its end is not written any more.
+
+        The report and the end are two operations on a database, while a journal takes both in one write. What decided
+        was asked once, with the reports that there were: whoever goes on with the sweep could not ask it again.
+        """
+        text = json.dumps({**asdict(end), "state": end.state.value})
+        with self._storing():
+            self._storage.set_trial_user_attr(self._ids[trial], _FORETOLD, text)
 
     def commit(self) -> None:
         """Make sure that everything said so far outlives a crash of this machine; one fsync for all of it."""
@@ -264,6 +305,12 @@ class Study:
                 params.append(trial.params)
                 continue
             self._ids[trial.number] = trial._trial_id
+            end = _foretold(trial)
+            if end is not None:
+                self.made_up[trial.number] = end
+                self.tell(trial.number, end.state, end.value, end.attrs)
+                params.append(trial.params)
+                continue
             if trial.state is optuna.trial.TrialState.WAITING:
                 self._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.RUNNING)
             self._study.sampler = RandomSampler(samplers.sampler_seed(seed, trial.number))
@@ -320,6 +367,33 @@ def _groups(space: SearchSpace, size: int, structural: Callable[[str], bool]) ->
     return samplers.Groups(size, frozenset(shared)) if shared else samplers.Groups()
 
 
+# The attribute of a trial that `Study.foretell` writes.
+_FORETOLD = "foretold"
+
+
+def _foretold(trial: optuna.trial.FrozenTrial) -> Foretold | None:
+    """Return the end that a trial should have, if the report that gave it one was written."""
+    text = trial.user_attrs.get(_FORETOLD)
+    if text is None:
+        return None
+    values = json.loads(text)
+    if values["step"] not in trial.intermediate_values:
+        return None
+    return Foretold(**{**values, "state": TrialState(values["state"])})
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let Python look for no cycles while many trials are read: it would walk all that are there again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _be_quiet() -> None:
     optuna.logging.set_verbosity(logging.ERROR)
 
@@ -359,14 +433,15 @@ def _open_store(storage: str | None, folder: Path) -> _Store:
     return _Store(optuna.storages.get_storage(database), engine=database.engine)
 
 
-def _replay(backend: BaseJournalBackend, path: Path) -> JournalStorage:
-    """Read a journal from its beginning; raises `SwatheError` with its path when it is damaged."""
+def _replay(journal: Journal | JournalReader, path: Path) -> JournalStorage:
+    """Read a journal from its beginning; raises `SwatheError` with its path and the line where it is damaged."""
     try:
-        return JournalStorage(backend)
+        return JournalStorage(journal)
     except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
-        # Optuna checks nothing: a line that is no JSON, or lacks what its kind must have, fails wherever it is used.
+        # Optuna checks nothing: a line that lacks what its kind must have fails wherever it is used.
         reason = f"{type(error).__name__}: {_reason(error)}"
-        raise SwatheError(f"{path} is damaged, so that its trials cannot be read ({reason}).") from error
+        where = f"{path} is damaged in line {journal.line}"
+        raise SwatheError(f"{where}, so that its trials cannot be read ({reason}).") from error
 
 
 def _parse(storage: str) -> URL:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import bdb
 import importlib
+import inspect
 import io
 import os
+import pickle
 import platform
 import socket
 import sys
@@ -24,9 +26,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from swathe import function
+from swathe import faults, function, surroundings
+from swathe.checkpoints import NOTE, RESUMED, Checkpoints, History, digest
 from swathe.diagnosis import Rule, TrialDiagnosis, fact_tags, recipe_facts
-from swathe.errors import BadInputError, bad_value
+from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import Config, Decision, Direction, Failed, Finished, Report, Reported, Slots
 from swathe.preflight_task import PreflightTask
 from swathe.training.diagnose import Action, Facts
@@ -34,19 +37,27 @@ from swathe.training.verdict import Verdict
 
 # Reports that nobody waits for are sent together, at most this late (seconds).
 FLUSH_SECONDS = 0.2
+# Of a longer traceback only the ends are kept (characters).
+MAX_TRACEBACK = 100_000
 # An idle worker answers its driver at least this often (seconds).
 IDLE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A trial as a worker gets it: the assignment with its composed config; `best` is the best value known by now."""
+    """A trial as a worker gets it: the assignment with its composed config.
+
+    `best` is the best value known by now, `counted` the last step whose report counts already, `program` the one that
+    made it (solo, eager or compiled): the trial's bits are to be those of one program.
+    """
 
     trial: int
     config: Config
     attempt: int = 0
     decide_from: int | None = None
     best: float | None = None
+    counted: int | None = None
+    program: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +96,8 @@ class WorkerSetup:
 
     `slots`, `compile` and `memory_fraction` are the options of `lanes` in the config; `diagnosis` None: trials are not
     diagnosed. `preflight`: what to try before the first trial, None where nothing is or its verdict is known. `layers`:
-    whether reports have the gradient's norm of every layer.
+    whether reports have the gradient's norm of every layer. `checkpoint_seconds`: how often a trial is kept in
+    `checkpoint_folder`, None for never.
     """
 
     trainable: str | None
@@ -102,6 +114,12 @@ class WorkerSetup:
     diagnosis: Rule | None = None
     preflight: PreflightTask | None = None
     layers: bool = False
+    checkpoint_folder: str = ""
+    checkpoint_seconds: float | None = None
+
+    def checkpoints(self) -> Checkpoints:
+        """Return a worker's hold on its trials' checkpoints."""
+        return Checkpoints(Path(self.checkpoint_folder), self.checkpoint_seconds)
 
     @property
     def data(self) -> Path:
@@ -143,6 +161,9 @@ class Channel(Protocol):
     def stopped(self, trial: int) -> bool:
         """Whether the trial was told to stop by now."""
 
+    def suspended(self, trial: int) -> bool:
+        """Whether it was told so because it goes on in a later session."""
+
 
 class _Inbox:
     """What came from the driver. Decisions are kept for trials that are here, so that memory does not grow."""
@@ -173,6 +194,10 @@ class _Inbox:
     def last(self, trial: int) -> Decision | None:
         return self._decisions.get(trial)
 
+    def suspended(self, trial: int) -> bool:
+        decision = self._decisions.get(trial)
+        return decision is not None and decision.stop and decision.suspend
+
     def decided(self, trial: int, step: int) -> Decision | None:
         """Return the decision on a step, if it has come; one on a later step, or to stop, stands for it."""
         decision = self._decisions.get(trial)
@@ -188,6 +213,8 @@ class ThreadChannel:
         self._inbox = _Inbox()
         self._out: list[Emitted] = []
         self._reports: list[Report] = []
+        # When the first of them came.
+        self._since = 0.0
         self._urgent = False
         self._closed = False
 
@@ -235,8 +262,10 @@ class ThreadChannel:
 
     def send(self, reports: Sequence[Report], said: Sequence[Said], *, urgent: bool) -> None:
         with self._condition:
+            if not self._reports:
+                self._since = time.monotonic()
             self._reports += reports
-            late = bool(reports) and reports[-1].time - self._reports[0].time > FLUSH_SECONDS
+            late = bool(reports) and time.monotonic() - self._since > FLUSH_SECONDS
             if said:
                 self._pack()
                 self._out += said
@@ -260,6 +289,9 @@ class ThreadChannel:
     def stopped(self, trial: int) -> bool:
         decision = self._inbox.last(trial)
         return self._closed or (decision is not None and decision.stop)
+
+    def suspended(self, trial: int) -> bool:
+        return self._inbox.suspended(trial)
 
     def _pack(self) -> None:
         if self._reports:
@@ -307,6 +339,9 @@ class InlineChannel:
     def stopped(self, trial: int) -> bool:
         decision = self._inbox.last(trial)
         return decision is not None and decision.stop
+
+    def suspended(self, trial: int) -> bool:
+        return self._inbox.suspended(trial)
 
 
 def geometry(setup: WorkerSetup) -> dict[str, str]:
@@ -401,6 +436,7 @@ def run_one_by_one(setup: WorkerSetup, channel: Channel, worker: str) -> None:
 
 def run_job(setup: WorkerSetup, channel: Channel, worker: str, job: Job) -> None:
     """Train one trial to its end; whatever it raises ends this trial alone."""
+    faults.begins(job.trial)
     try:
         if setup.trainable is None:
             model = _train_recipe(setup, channel, job)
@@ -421,14 +457,42 @@ def failure(worker: str, job: Job, error: BaseException) -> Failed:
         if threading.current_thread() is threading.main_thread():
             raise KeyboardInterrupt from None
         error = KeyboardInterrupt()
-    text = "".join(traceback.format_exception(error))
-    return Failed(worker, job.trial, one_line(error), text, job.attempt)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    cause = f"{type(error).__name__}{place}"
+    return Failed(worker, job.trial, reason_of(error), _whole_text(error), job.attempt, cause)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return one line on an error that ended a trial, which says so where there was not memory enough."""
+    return f"out of memory: {one_line(error)}" if is_out_of_memory(error) else one_line(error)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was not memory enough, on a GPU or for PyTorch's or Python's allocator on the CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    words = ("not enough memory", "can't allocate memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(word in one_line(error) for word in words)
 
 
 def one_line(error: BaseException) -> str:
     """Return the error's type and the first line of its text, at most 300 characters."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}"[:300] if text else type(error).__name__
+    try:
+        text = str(error).strip().splitlines()
+    except Exception:
+        text = []  # Of an error that cannot say itself.
+    line = f"{type(error).__name__}: {text[0]}"[:300] if text else type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+def _whole_text(error: BaseException) -> str:
+    """Return an error's traceback, of a long one the two ends, in letters that every store takes."""
+    text = "".join(traceback.format_exception(error))
+    if len(text) > MAX_TRACEBACK:
+        half = MAX_TRACEBACK // 2
+        text = f"{text[:half]}\n... {len(text) - MAX_TRACEBACK:,} characters are left out ...\n{text[-half:]}"
+    return text.replace("\0", "?").encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(slots=True)
@@ -439,11 +503,16 @@ class Pace:
     trial: int
     decide_from: int | None
     due: int | None = None
+    # Steps after it that were reported meanwhile, as only those that are made again are.
+    _later: list[int] = field(default_factory=list)
 
     def note(self, step: int) -> bool:
         """Take note that a step is reported; return whether its decision is waited for."""
         urgent = self.decide_from is not None and step >= self.decide_from
-        self.due = step if urgent else None
+        if self.due is not None:
+            self._later.append(step)
+        elif urgent:
+            self.due = step
         return urgent
 
     def send(self, report: Report) -> None:
@@ -451,18 +520,21 @@ class Pace:
 
     def settle(self) -> bool:
         """Wait for the decision that is out, if any; return whether to stop."""
-        if self.due is not None:
+        while self.due is not None:
             self._take(self.channel.decision(self.trial, self.due))
         return self.channel.stopped(self.trial)
 
     def look(self) -> bool:
         """Take the decision that is out, if it has come; return whether none is out."""
-        if self.due is not None and (decision := self.channel.decided(self.trial, self.due)) is not None:
+        while self.due is not None and (decision := self.channel.decided(self.trial, self.due)) is not None:
             self._take(decision)
         return self.due is None
 
     def _take(self, decision: Decision) -> None:
-        self.due, self.decide_from = None, decision.decide_from
+        later = [] if decision.stop else [step for step in self._later if step > decision.step]
+        self.due, self.decide_from, self._later = None, decision.decide_from, []
+        for step in later:
+            self.note(step)
 
 
 def _train_recipe(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | None:
@@ -524,21 +596,74 @@ def serialise(state: Mapping[str, Any]) -> bytes:
 
 @dataclass(slots=True)
 class _FunctionSession:
+    """What a function's calls reach; `restored`: the state that it goes on from."""
+
     setup: WorkerSetup
     info: function.TrialInfo
     pace: Pace
     since: float
     diagnosis: TrialDiagnosis
+    checkpoints: Checkpoints
+    facts: Mapping[str, str]
     metrics: Mapping[str, float] = field(default_factory=dict)
+    history: History = field(default_factory=History)
+    restored: Any = None
+    # Whether it has asked for a checkpoint since it began, and so will after its next report; whether it is to end
+    # there.
+    keeps: bool = False
+    suspending: bool = False
 
     def report(self, step: int, metrics: Mapping[str, float]) -> bool:
-        now = time.time()
+        seconds = time.perf_counter() - self.since
         self.metrics = metrics
-        report = self.diagnosis.judge(Report(self.info.number, step, metrics, now - self.since, now))
+        report = self.diagnosis.judge(Report(self.info.number, step, metrics, seconds, time.time()))
+        self.history.add(report)
         self.pace.send(report)
         stop = self.pace.settle() or report.ends is not None or reaches_target(self.setup, metrics)
-        self.since = time.time()
-        return stop
+        self.since = time.perf_counter()
+        if not stop or self.suspending or not (self.keeps and self.pace.channel.suspended(self.info.number)):
+            return stop
+        self.suspending = True
+        return False
+
+    def checkpoint(self, state: Any) -> bool:
+        self.keeps = self.checkpoints.enabled and self.history.last_step is not None
+        if not (self.suspending or (self.keeps and self.checkpoints.due(self.info.number))):
+            return False
+        # A module can be called, too.
+        kept = self._save(state() if inspect.isroutine(state) else state)
+        if self.suspending:
+            raise function.TrialStopped
+        return kept
+
+    def _save(self, state: Any) -> bool:
+        number = self.info.number
+        try:
+            said = self.checkpoints.save(number, self.facts, lambda: self.history.checkpoint(self.diagnosis, state))
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            raise SwatheError(
+                f"swathe.checkpoint: state: {type(state).__name__} is not allowed; allowed: what can be pickled "
+                f"({one_line(error)})."
+            ) from error
+        if said:
+            self.pace.channel.emit(Note(number, {NOTE: said}))
+        return not said
+
+    def restore(self) -> Any:
+        return self.restored
+
+    def resume(self, counted: int | None) -> bool:
+        """Make the reports of the trial's last checkpoint again, if it has one; return whether to stop after them."""
+        found = self.checkpoints.load(self.info.number, self.facts.__eq__, counted)
+        if found is None:
+            return False
+        _, checkpoint = found
+        self.diagnosis, self.restored, self.history = checkpoint.diagnosis, checkpoint.state, History(checkpoint)
+        self.pace.channel.emit(Note(self.info.number, {RESUMED: str(self.history.last_step)}))
+        for report in checkpoint.again(counted):
+            self.metrics = report.metrics
+            self.pace.send(report)
+        return self.pace.settle()
 
 
 class Params(dict[str, Any]):
@@ -557,12 +682,22 @@ def _call_function(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | No
     train = load_function(setup.trainable)
     info = function.TrialInfo(job.trial, int(job.config.get("seed", 0)), job.config)
     diagnosis = TrialDiagnosis(setup.diagnosis, Facts(objective=setup.metric))
-    session = _FunctionSession(setup, info, Pace(channel, job.trial, job.decide_from), time.time(), diagnosis)
-    function.install(session)
+    pace, checkpoints = Pace(channel, job.trial, job.decide_from), setup.checkpoints()
+    drawn = {"params": job.config.get("params", {}), "seed": info.seed, "trainable": setup.trainable}
+    facts = {"trial": digest(drawn)}
+    session = _FunctionSession(setup, info, pace, time.perf_counter(), diagnosis, checkpoints, facts)
+    checkpoints.begin(job.trial)
     try:
-        result = train(Params(job.config.get("params", {})))
+        if session.resume(job.counted):
+            return None
+        function.install(session, session.history.last_step)
+        with surroundings.kept(info.seed):
+            # Of the thread that trains, as the number of threads is.
+            set_threads(setup.threads)
+            result = train(Params(job.config.get("params", {})))
     finally:
         function.install(None)
+        checkpoints.end(job.trial, stopped=channel.stopped(job.trial), suspended=channel.suspended(job.trial))
     if hasattr(result, "state_dict") and is_better(setup, session.metrics.get(setup.metric), job.best):
         return serialise(result.state_dict())
     return None

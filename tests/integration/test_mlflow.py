@@ -24,10 +24,11 @@ START_SECONDS = 120.0
 
 
 class MLflowServer:
-    """`mlflow server` on SQLite in a folder, on a port of its own; can be stopped and started again."""
+    """`mlflow server` in a folder, on a port of its own; can be stopped and started again. `store`: SQLite there."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: str | None = None) -> None:
         self._folder = folder
+        self._store = store or f"sqlite:///{folder}/server.db"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -36,7 +37,7 @@ class MLflowServer:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
-        command += ["--backend-store-uri", f"sqlite:///{self._folder}/server.db", "--serve-artifacts"]
+        command += ["--backend-store-uri", self._store, "--serve-artifacts"]
         command += ["--artifacts-destination", str(self._folder / "artifacts")]
         environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self._folder / "server.log").open("ab") as log:
@@ -47,6 +48,11 @@ class MLflowServer:
         while not self._answers():
             assert self._process.poll() is None, (self._folder / "server.log").read_text()[-3000:]
             assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
 
     def _answers(self) -> bool:
         try:

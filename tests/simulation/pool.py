@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 from swathe.events import Assignment, Decision, Event, Failed, Finished, Report, Reported, Slots
+from swathe.worker import Channel, Pace
 from tests.simulation.clock import Clock
 from tests.simulation.shape import Course
 
@@ -15,15 +17,38 @@ FLUSH = 0.2
 
 
 @dataclass(slots=True)
+class Disk:
+    """Where workers keep trials: of each its course and its reports. `share`: how many reports are followed by that.
+
+    A checkpoint cannot be read again as often as `damaged` says.
+    """
+
+    clock: Clock
+    share: float
+    damaged: float
+    kept: dict[int, tuple[Course, tuple[Report, ...]]] = field(default_factory=dict)
+
+    def read(self, job: Assignment, course: Course) -> tuple[Report, ...]:
+        """Return the reports that an attempt begins with, each as it is made again."""
+        found, reports = self.kept.get(job.trial, (None, ()))
+        if found != course or self.clock.draw.random() < self.damaged:
+            return ()
+        return tuple(replace(report, seconds=0.0) if report.step <= (job.step or 0) else report for report in reports)
+
+
+@dataclass(slots=True)
 class _Run:
-    """One attempt of a trial on a worker; `due`: the step whose decision it waits for."""
+    """One attempt of a trial on a worker, with the real rule of which decisions it waits for."""
 
     job: Assignment
     course: Course
-    decide_from: int | None
-    step: int = 0
-    due: int | None = None
+    pace: Pace
+    reports: list[Report] = field(default_factory=list)
     idle: bool = False
+
+    @property
+    def step(self) -> int:
+        return len(self.reports)
 
 
 @dataclass(slots=True)
@@ -36,6 +61,7 @@ class Worker:
     course_of: Callable[[Assignment], Course]
     slots: dict[str, int]
     speed: float
+    disk: Disk
     alive: bool = True
     # A trial of it hangs, and the whole process with it.
     hung: bool = False
@@ -59,7 +85,8 @@ class Worker:
             return
         for message in messages:
             if isinstance(message, Assignment):
-                run = _Run(message, self.course_of(message), message.decide_from)
+                pace = Pace(cast(Channel, self), message.trial, message.decide_from)
+                run = _Run(message, self.course_of(message), pace)
                 self._told.pop(message.trial, None)
                 self._queue.append(run)
                 self._say_slots(run.course.key)
@@ -72,6 +99,11 @@ class Worker:
             self._said.add(key)
             self._emit(Slots(self.name, key, self.slots[key]), urgent=True)
 
+    def decided(self, trial: int, step: int) -> Decision | None:
+        """Return the decision on a step as a real worker's inbox has it."""
+        decision = self._told.get(trial)
+        return decision if decision is not None and (decision.stop or decision.step >= step) else None
+
     def _decide(self, decision: Decision) -> None:
         number = decision.trial
         waiting = next((run for run in self._queue if run.job.trial == number), None)
@@ -82,14 +114,18 @@ class Worker:
         run = self._runs.get(number)
         if run is None:
             return
+        self._told[number] = decision
         if decision.stop:
+            if decision.suspend and self.clock.draw.random() < self.disk.share:
+                self._keep(run)
             self._leave(run, Finished(self.name, number, run.job.attempt))
-            return
-        if run.due is not None and decision.step >= run.due:
-            run.due, run.decide_from = None, decision.decide_from
-            if run.idle:
-                run.idle = False
-                self._go_on(run)
+        elif run.pace.look() and run.idle:
+            run.idle = False
+            self._go_on(run)
+
+    def _keep(self, run: _Run) -> None:
+        if 0 < run.step < run.course.length:
+            self.disk.kept[run.job.trial] = run.course, tuple(run.reports)
 
     def _place(self) -> None:
         """Start what waits, as far as there are lanes of its key; trials alone run one at a time."""
@@ -98,7 +134,16 @@ class Worker:
             if here < (self.slots[run.course.key] if run.course.key else 1):
                 self._queue.remove(run)
                 self._runs[run.job.trial] = run
-                self._go_on(run)
+                self._begin(run)
+
+    def _begin(self, run: _Run) -> None:
+        for report in self.disk.read(run.job, run.course):
+            run.reports.append(report)
+            self._emit(report, urgent=run.pace.note(report.step))
+        if run.pace.look():
+            self._go_on(run)
+        else:
+            run.idle = True
 
     def _go_on(self, run: _Run) -> None:
         if run.step == run.course.length:
@@ -113,28 +158,30 @@ class Worker:
         if self.clock.now < self.stalled_until:
             self.clock.after(self.stalled_until - self.clock.now, lambda: self._epoch(run))
             return
-        run.step += 1
-        if run.step == run.course.length and run.course.end == "hang":
+        report = run.course.report(run.job.trial, run.step + 1)
+        last = report.step == run.course.length
+        if last and run.course.end == "hang":
             self.hung = True
             return
-        if run.step == run.course.length and run.course.end == "raise":
+        if last and run.course.end == "raise":
             self._leave(run, Failed(self.name, run.job.trial, "ValueError: no", "", run.job.attempt))
             return
-        urgent = run.decide_from is not None and run.step >= run.decide_from
-        run.due = run.step if urgent else None
-        report = run.course.report(run.job.trial, run.step)
+        run.reports.append(report)
+        urgent = run.pace.note(report.step)
         self._emit(report, urgent=urgent)
-        last = run.step == run.course.length
+        if self.clock.draw.random() < self.disk.share:
+            self._keep(run)
         if last and (run.course.key or report.ends is not None):
             # A lane is free at once; a trial alone waits for the verdict on its last report.
             self._leave(run, Finished(self.name, run.job.trial, run.job.attempt))
-        elif run.due is not None:
+        elif urgent:
             run.idle = True
         else:
             self._go_on(run)
 
     def _leave(self, run: _Run, event: Finished | Failed) -> None:
         del self._runs[run.job.trial]
+        self._told.pop(run.job.trial, None)
         self._emit(event)
         self._place()
 

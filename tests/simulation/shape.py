@@ -63,6 +63,9 @@ class Shape:
     ask_ahead: int | None
     # Only where it is set do trials hang.
     trial_timeout: float | None
+    # After how many of their reports trials are kept, and how many of those cannot be read again.
+    kept: float
+    damaged: float
 
     @classmethod
     def drawn(cls, seed: int, trials: int = 50) -> Shape:
@@ -93,6 +96,8 @@ class Shape:
             faults=_faults(draw, journal=journal),
             ask_ahead=draw.choice([None, None, 0, 1, 10]),
             trial_timeout=8.0 if draw.random() < 0.25 else None,
+            kept=draw.choice([0.0, 0.3, 1.0]),
+            damaged=draw.choice([0.0, 0.0, 0.2]),
         )
 
     @property

@@ -53,7 +53,7 @@ from swathe.events import (
 from swathe.samplers import Suggest
 from swathe.study import PastTrial, Study
 from tests.simulation.clock import Clock
-from tests.simulation.pool import Worker
+from tests.simulation.pool import Disk, Worker
 from tests.simulation.recorder import Recorder, Run
 from tests.simulation.shape import METRIC, Course, Shape, course
 
@@ -97,6 +97,7 @@ class World:
     def __init__(self, shape: Shape, controller: type[Controller] = Controller, *, trace: bool = False) -> None:
         self.shape = shape
         self.clock = Clock(random.Random(shape.seed))
+        self.disk = Disk(self.clock, shape.kept, shape.damaged)
         self.events = 0
         self._make = controller
         self._trace = trace
@@ -316,7 +317,7 @@ class World:
         draw = self.clock.draw
         slots = {key: draw.choice(self.shape.slots) for key in self.shape.keys if key}
         speed = draw.choice([0.5, 1.0, 1.0, 2.0])
-        self._workers[name] = Worker(name, self.clock, self._deliver, self._course_of, slots, speed)
+        self._workers[name] = Worker(name, self.clock, self._deliver, self._course_of, slots, speed, self.disk)
         self._held[name], self._stopping[name] = {}, set()
         self._heard[name] = self.clock.now
         self._feed(WorkerReady(name))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from swathe.training.health import Units, first_and_last_weights, layer_metrics, peak_memory, update_ratios
+from swathe.training.health import Units, first_and_last_weights, layer_metrics, peak_memory, sampled, update_ratios
 from swathe.training.lanes import LaneBlock
 from swathe.training.models import build
 from swathe.training.optim import Update
@@ -218,3 +218,35 @@ def test_the_peak_of_memory_never_falls() -> None:
     assert peak_memory("cpu") > before
     del taken
     assert peak_memory("cpu") > before
+
+
+@pytest.mark.parametrize("parameters", [1, 650, 1024, 1025, 9610, 101_770, 11_173_962])
+def test_what_an_update_is_measured_by_is_spread_over_all_parameters(parameters: int) -> None:
+    chosen = sampled(parameters)
+    assert len(chosen) == len(set(chosen)) == min(parameters, 1024)
+    assert chosen == sorted(chosen)
+    assert 0 <= chosen[0] <= chosen[-1] < parameters
+    # No part of 1 % is left out, nor a column of a matrix of 64.
+    assert {place * 100 // parameters for place in chosen} == {place * 100 // parameters for place in range(parameters)}
+    if parameters > 64:
+        assert {place % 64 for place in chosen} == set(range(64))
+
+
+@pytest.mark.parametrize("config", [{"optim": {"name": "adamw", "lr": 0.003}}, {"optim": {"name": "sgd", "lr": 0.1}}])
+def test_the_ratio_of_a_sample_is_near_that_of_all(cache: Path, config: dict[str, Any]) -> None:
+    recipe = recipe_from_config({"model": {"hidden": [128]}, "data": {}, "epochs": 8, **config})
+    run = Solo(recipe, "cpu", cache)
+    update = run._update
+    every: list[float] = []
+    step = update.step_by_depth
+
+    def watched(loss: torch.Tensor, lr: float) -> torch.Tensor:
+        before = update._flat.detach().clone()
+        norms = step(loss, lr)
+        every.append(float((update._flat.detach() - before).norm() / before.norm()))
+        return norms
+
+    update.step_by_depth = watched  # type: ignore[method-assign]
+    found = [metrics["update_ratio"] for _, metrics, _ in run.reports(lambda: False)]
+    assert len(every) == len(found) == 8
+    assert found == pytest.approx(every, rel=0.2)

@@ -18,6 +18,7 @@ from swathe.training.health import Units, peak_memory, update_ratios
 from swathe.training.models import build, dropouts
 from swathe.training.optim import Update
 from swathe.training.precision import loss_scale, outputs_of, set_products
+from swathe.training.progress import Progress, SoloState
 from swathe.training.recipe import GAN, MLP, OPTIMIZERS, Optim, Recipe
 from swathe.training.recipe_check import check
 from swathe.training.schedule import EarlyStopping, LearningRate
@@ -107,8 +108,9 @@ class Adversarial:
         self._smoothing = recipe.regularization.label_smoothing
         self._batch = recipe.batch_of(examples)
         self._steps = examples // self._batch
-        self._rate = LearningRate(recipe.schedule, recipe.optim.lr, self._steps, recipe.epochs)
-        self._stopping = EarlyStopping(recipe.regularization.patience, recipe.regularization.min_delta)
+        rate = LearningRate(recipe.schedule, recipe.optim.lr, self._steps, recipe.epochs)
+        stopping = EarlyStopping(recipe.regularization.patience, recipe.regularization.min_delta)
+        self._progress = Progress(self.network, list(self._updates.values()), rate, stopping)
         self._compared = {"train_loss": self._data.train_x[:COMPARED], "val_loss": self._data.val_x[:COMPARED]}
         self._within = {name: mean_distance(rows, rows) for name, rows in self._compared.items()}
 
@@ -121,6 +123,19 @@ class Adversarial:
         """Return a copy of both networks' parameters and buffers, on the CPU: `generator.*` and `discriminator.*`."""
         return {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
 
+    def cut(self) -> SoloState:
+        """Return a copy of the state after the last report, as `Solo.cut` does."""
+        return self._progress.cut()
+
+    @property
+    def over(self) -> bool:
+        """Whether the last report was the last one of all."""
+        return self._progress.over or self._progress.epoch == self.recipe.epochs
+
+    def resume(self, state: SoloState) -> None:
+        """Let `reports` begin after the last epoch of `state`, as `Solo.resume` does."""
+        self._progress.resume(state)
+
     def reports(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, dict[str, float], float]]:
         """Train, and yield (epoch from 1, metrics, seconds spent on the epoch) after each epoch; to be called once.
 
@@ -132,9 +147,8 @@ class Adversarial:
         `Solo.reports` does.
         """
         told_to_stop = Poll(should_stop)
-        seconds = 0.0
-        first_loss = self._evaluate()["train_loss"]
-        for epoch in range(1, self.recipe.epochs + 1):
+        first = {} if self._progress.epoch else {"first_loss": self._evaluate()["train_loss"]}
+        for epoch in range(self._progress.epoch + 1, self.recipe.epochs + 1):
             began = time.perf_counter()
             trained = self._train(epoch, told_to_stop)
             if trained is None:
@@ -145,13 +159,13 @@ class Adversarial:
             nothing = {"train_loss": losses.sum().item(), "val_loss": math.nan}
             validation = self._evaluate() if losses.isfinite().all() else nothing
             spent = time.perf_counter() - began
-            seconds += spent
-            rate = self._rate.at((epoch - 1) * self._steps + len(losses) - 1)
+            rate = self._progress.rate.at((epoch - 1) * self._steps + len(losses) - 1)
+            over = self._progress.end_epoch(epoch, spent, validation["val_loss"])
             yield (
                 epoch,
                 {
                     **validation,
-                    **({"first_loss": first_loss} if epoch == 1 else {}),
+                    **(first if epoch == 1 else {}),
                     "generalization_gap": validation["val_loss"] - validation["train_loss"],
                     "discriminator_loss": losses[:, 0].mean().item(),
                     "generator_loss": losses[:, 1].mean().item(),
@@ -161,15 +175,13 @@ class Adversarial:
                     "grad_norm_max": norms.max().item(),
                     **health,
                     "examples_per_second": len(losses) * self._batch / training_seconds,
-                    "seconds": seconds,
+                    "seconds": self._progress.seconds,
                     "peak_memory": peak_memory(self._device),
                 },
                 spent,
             )
-            val_loss = validation["val_loss"]
-            if not math.isfinite(val_loss) or self._stopping.is_over(val_loss):
+            if over:
                 return
-            self._rate.end_epoch(val_loss)
 
     def _train(self, epoch: int, told_to_stop: Poll) -> tuple[Tensor, Tensor, dict[str, float]] | None:
         """Train one epoch; None when stopped.
@@ -187,13 +199,13 @@ class Adversarial:
             if told_to_stop():
                 return None
             rows = order[step * self._batch : (step + 1) * self._batch]
-            made = self._updates["generator"].parameters
-            before = made.clone() if step == self._steps - 1 else None
+            sample = self._updates["generator"].sample
+            before = sample() if step == self._steps - 1 else None
             both, by_depth = self._step(epoch, step, self._data.train_x.index_select(0, rows))
             losses.append(both)
             norms.append(by_depth[0])
             if before is not None:
-                (moved,) = update_ratios(before[None], made[None])
+                (moved,) = update_ratios(before[None], sample()[None])
                 first, last = by_depth[1:].tolist()
                 health = {"grad_norm_first": first, "grad_norm_last": last, "update_ratio": moved}
             if step % CHECK_STEPS == CHECK_STEPS - 1 and not losses[-1].isfinite().all().item():
@@ -209,7 +221,7 @@ class Adversarial:
         for layer, words in zip(self._dropouts, self._words[step] if self._dropouts else (), strict=True):
             layer.draw(len(real), words)
         noise = self._noise(epoch, step, 2 * len(real))
-        rate = self._rate.at((epoch - 1) * self._steps + step)
+        rate = self._progress.rate.at((epoch - 1) * self._steps + step)
         with torch.no_grad():
             made = self._made(noise[: len(real)])
         loss = self._judged(real, 1 - self._smoothing) + self._judged(made, 0.0)

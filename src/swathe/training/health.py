@@ -4,7 +4,8 @@
   epoch's last step, with penalties and before clipping, as `grad_norm`.
 * `grad_norm/LAYER`: the same of each weight matrix, counted from 01 in the network's order, as
   `grad_norm/02.linear2`; only where they are asked for, and not where stages are frozen.
-* `update_ratio`: L2 norm of the epoch's last update by that of all parameters before it.
+* `update_ratio`: L2 norm of the epoch's last update by that of the parameters before it, of 1,024 of them where there
+  are more, see `sampled`.
 * `dead_units`: share of the units behind a ReLU that are 0 for every example of a part of validation, of at most 1,024
   examples; the mean over the parts.
 * `saturated_units`: share of the outputs of sigmoid and tanh layers within 1 % of their range of an end of it, on
@@ -17,6 +18,7 @@ CS231n notes, "Neural networks part 3" (about 1e-3 is healthy).
 
 from __future__ import annotations
 
+import itertools
 import resource
 import sys
 from collections.abc import Iterable, Sequence
@@ -26,6 +28,8 @@ from torch import Tensor, nn
 
 from swathe.training.symptoms import LAYER_NORMS
 
+# So many parameters say how far an update moves all of them, each a place in its part that this number gives.
+SAMPLE, GOLDEN = 1024, (5**0.5 - 1) / 2
 # Layers whose units can be 0 for ever, and whose outputs can be at an end of their range.
 _MAY_DIE = (nn.ReLU,)
 _MAY_SATURATE = (nn.Sigmoid, nn.Tanh)
@@ -59,6 +63,20 @@ def gradient_metrics(norms: Sequence[float], layers: Sequence[str]) -> dict[str,
     ends = {"grad_norm_first": first, "grad_norm_last": last}
     in_order = [first, *between, last] if len(layers) > 1 else [first]
     return {**ends, **(dict(zip(layers, in_order, strict=True)) if layers else {})}
+
+
+def sampled(parameters: int) -> list[int]:
+    """Return which of so many parameters stand for all when an update is measured, in rising order.
+
+    One of each 1,024th part, at a place in it that the multiples of the golden ratio give: no row or column of a weight
+    matrix is left out, as equal distances would, and none of 1,024 parameters or fewer. To look at all of them, before
+    and after, would take one epoch's hundredth where it has few steps.
+    """
+    if parameters <= SAMPLE:
+        return list(range(parameters))
+    ends = [part * parameters // SAMPLE for part in range(SAMPLE + 1)]
+    parts = enumerate(itertools.pairwise(ends))
+    return [begin + int(part * GOLDEN % 1 * (end - begin)) for part, (begin, end) in parts]
 
 
 def update_ratios(before: Tensor, after: Tensor) -> list[float]:
@@ -121,7 +139,9 @@ class Units:
         # A channel of a convolution is one unit, and so is a unit at all steps of a sequence `[batch, length, units]`.
         unit = 2 if output.dim() == 3 else 1
         others = [axis for axis in range(output.dim()) if axis != unit]
-        self._dead.append((output.amax(others) <= 0).sum())
+        # Nothing is below 0, so that a sum is 0 where the maximum is, and compiled code need not look out for what is
+        # not a number at every example.
+        self._dead.append((output.sum(others) <= 0).sum())
         self._units += output.shape[unit]
 
     def _watch_bounded(self, layer: nn.Module, given: object, output: Tensor) -> None:

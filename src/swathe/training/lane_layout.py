@@ -67,6 +67,11 @@ class Layout:
                 found[index] = columns[:, begin : begin + shape.numel()].view(-1, *shape)
         return [found[index] for index in range(len(self.names))]
 
+    def columns(self) -> Tensor:
+        """Return where in a row each element lies, all tensors one after the other."""
+        pieces = zip(self.offsets, self.shapes, strict=True)
+        return torch.cat([torch.arange(begin, begin + shape.numel()) for begin, shape in pieces])
+
     def place(self, tensor: int) -> tuple[int, slice]:
         """Return in which piece a tensor lies, and where in it."""
         index = next(index for index, piece in enumerate(self.pieces) if tensor in piece.tensors)

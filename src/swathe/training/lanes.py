@@ -17,8 +17,9 @@ from torch import Tensor
 from swathe.errors import BadInputError, bad_value
 from swathe.training import lane_compiler, streams
 from swathe.training.augment import Augment
+from swathe.training.cuda_graph import CudaGraphs
 from swathe.training.data import Dataset, load
-from swathe.training.health import gradient_metrics, peak_memory, update_ratios
+from swathe.training.health import gradient_metrics, peak_memory, sampled, update_ratios
 from swathe.training.lane_optim import coefficients, stage_coefficients
 from swathe.training.lane_program import Geometry, Program, Stack, Step, compiled_program, eager_program
 from swathe.training.models import build
@@ -133,6 +134,8 @@ class LaneBlock:
             self._program = eager_program(self._geometry)
         self._network = self._program.network
         self._constants = self._network.augment.constants(self._data, device, dtype)
+        columns = self._network.parameters.columns()
+        self._sampled = columns[sampled(len(columns))].to(device)
         # One lane more, which no trial gets, has the end of every tensor.
         self._spare = 1 if self._geometry.batch % WHOLE_ROWS and not self.compiled else 0
         # Those that train, each by its row in the stack, and those that are finished.
@@ -145,6 +148,8 @@ class LaneBlock:
             raise bad_value("lanes", lanes, "an integer, at least 1")
         self._capacity = lanes
         self._stack: Stack = self._network.new_stack(lanes + self._spare)
+        on_gpu = torch.device(self._geometry.device).type == "cuda"
+        self._graphs = CudaGraphs() if on_gpu else None
 
     @property
     def compiled(self) -> bool:
@@ -420,7 +425,7 @@ class LaneBlock:
             loss, norms = train(order[step], table[step], words[step])
             history.append((lanes, loss, norms))
             if before is not None:
-                ratios = update_ratios(*self._trained(table[step], before, self._stack.parameters[: len(lanes)]))
+                ratios = update_ratios(*self._trained(table[step], before, self._sample(len(lanes))))
                 moved = dict(zip((lane.tag for lane in lanes), ratios, strict=True))
             if step % CHECK_STEPS == CHECK_STEPS - 1:
                 finite = loss.isfinite().tolist()
@@ -429,8 +434,13 @@ class LaneBlock:
         return history, moved
 
     def _weights(self, lanes: int) -> Tensor | None:
-        """Return a copy of the parameters of the first lanes `[K, width]`, to tell how far a step moves them."""
-        return self._stack.parameters[:lanes].clone()
+        """Return what tells how far a step moves the first lanes; None: that is not asked for."""
+        return self._sample(lanes)
+
+    def _sample(self, lanes: int) -> Tensor:
+        """Return a copy of what `health.sampled` takes of the first lanes' parameters; with stages, of all."""
+        rows = self._stack.parameters[:lanes]
+        return rows.clone() if self._geometry.transfer else rows.index_select(1, self._sampled)
 
     def _trained(self, table: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
         """Return rows of parameters with 0 for those that a step by this table has not trained."""
@@ -440,7 +450,10 @@ class LaneBlock:
         return tuple(torch.where(trained, one, 0.0) for one in rows)
 
     def _stepper(self) -> Step:
-        return self._program.stepper(self._stack.first(len(self._live) + self._spare), *self._train, self._constants)
+        lanes = len(self._live) + self._spare
+        stack = self._stack.first(lanes)
+        step = self._program.stepper(stack, *self._train, self._constants)
+        return step if self._graphs is None else self._graphs.stepper(lanes, step, stack.saved())
 
     def _order(self, lanes: list[_Lane]) -> Tensor:
         """Return the examples of each step, `[steps, K, batch]`; a spare lane repeats the first one."""

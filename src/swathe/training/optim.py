@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from swathe.training.health import first_and_last_weights, layers_between
+from swathe.training.health import first_and_last_weights, layers_between, sampled
 from swathe.training.precision import LossScale
 from swathe.training.recipe import Adagrad, Adam, Momentum, Optim, Regularization, RMSprop
 
@@ -49,6 +51,7 @@ class Update:
         self._groups = _cut(self._flat, self._parameters, self._stages)
         self._optimizer = _torch_optimizer(self._groups, optim, regularization.l2)
         self.train(0, [1.0] * len(self._groups))
+        self._sampled = torch.tensor(sampled(self._flat.numel()), device=self._flat.device)
         self._l1 = regularization.l1
         self._weight_decay = decoupled_decay(optim, regularization)
         self._clip_norm = regularization.clip_norm
@@ -67,6 +70,24 @@ class Update:
     def parameters(self) -> Tensor:
         """The parameters that are trained, `[parameters]`, which each step changes in place."""
         return self._flat.detach()[self._begin :]
+
+    def sample(self) -> Tensor:
+        """Return a copy of what `health.sampled` takes of the parameters; with stages, of all that are trained."""
+        if len(self._groups) > 1:
+            return self.parameters.clone()
+        return self._flat.detach().index_select(0, self._sampled)
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of what goes on from step to step besides the parameters, on the CPU."""
+        optimizer = copy.deepcopy(self._optimizer.state_dict())
+        for moments in optimizer["state"].values():
+            moments.update({name: value.cpu() for name, value in moments.items() if isinstance(value, Tensor)})
+        return {"optimizer": optimizer, "loss_scale": copy.copy(self._loss_scale)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave, and keep it."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._loss_scale = state["loss_scale"]
 
     def step(self, loss: Tensor, lr: float) -> Tensor:
         """Descend from `loss` at rate `lr`; returns the gradient's global norm before clipping, on the device."""

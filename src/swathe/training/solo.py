@@ -19,6 +19,7 @@ from swathe.training.health import Units, gradient_metrics, layer_metrics, peak_
 from swathe.training.models import BatchNorm, build, dropouts
 from swathe.training.optim import Update
 from swathe.training.precision import loss_scale, outputs_of, set_products
+from swathe.training.progress import Progress, SoloState
 from swathe.training.recipe import FineTune, Recipe
 from swathe.training.recipe_check import check
 from swathe.training.schedule import EarlyStopping, LearningRate
@@ -119,22 +120,35 @@ class Solo:
         self._smoothing = recipe.regularization.label_smoothing
         self._batch = recipe.batch_of(examples)
         self._steps = examples // self._batch
-        self._rate = LearningRate(recipe.schedule, recipe.optim.lr, self._steps, recipe.epochs)
-        self._stopping = EarlyStopping(recipe.regularization.patience, recipe.regularization.min_delta)
+        rate = LearningRate(recipe.schedule, recipe.optim.lr, self._steps, recipe.epochs)
+        stopping = EarlyStopping(recipe.regularization.patience, recipe.regularization.min_delta)
+        self._progress = Progress(self.network, [self._update], rate, stopping)
+
+    def cut(self) -> SoloState:
+        """Return a copy of the state after the last report, from which `resume` goes on bit for bit."""
+        return self._progress.cut()
+
+    @property
+    def over(self) -> bool:
+        """Whether the last report was the last one of all."""
+        return self._progress.over or self._progress.epoch == self.recipe.epochs
+
+    def resume(self, state: SoloState) -> None:
+        """Let `reports` begin after the last epoch of `state`, which is one of the same recipe."""
+        self._progress.resume(state)
 
     def reports(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, dict[str, float], float]]:
         """Train, and yield (epoch from 1, metrics, seconds spent on the epoch) after each epoch; to be called once.
 
-        Metrics: train_loss (mean over the epoch's steps, without penalties), first_loss (of the run's first step; in
-        the first report alone), val_loss, val_accuracy (classification), generalization_gap (val_loss - train_loss), lr
-        (of the last step), grad_norm and grad_norm_max (over the steps, before clipping), examples_per_second (in
-        training), seconds (of training and validation so far), and those of `training.health`. Ends in mid-epoch,
-        without a report, once `should_stop()`; after an early stop; and after an epoch whose loss was not finite, which
-        is cut short and whose val_loss and val_accuracy are NaN.
+        Resumed, it begins with the next epoch. Metrics: train_loss (mean over the epoch's steps, without penalties),
+        first_loss (of the run's first step; in the first report alone), val_loss, val_accuracy (classification),
+        generalization_gap (val_loss - train_loss), lr (of the last step), grad_norm and grad_norm_max (over the steps,
+        before clipping), examples_per_second (in training), seconds (of training and validation so far), and those of
+        `training.health`. Ends in mid-epoch, without a report, once `should_stop()`; after an early stop; and after an
+        epoch whose loss was not finite, which is cut short and whose val_loss and val_accuracy are NaN.
         """
         told_to_stop = Poll(should_stop)
-        seconds = 0.0
-        for epoch in range(1, self.recipe.epochs + 1):
+        for epoch in range(self._progress.epoch + 1, self.recipe.epochs + 1):
             began = time.perf_counter()
             trained = self._train(epoch, told_to_stop)
             if trained is None:
@@ -145,28 +159,28 @@ class Solo:
             nothing = {"val_loss": math.nan, "val_accuracy": math.nan}
             validation = self._evaluate() if math.isfinite(train_loss) else nothing
             val_loss = validation["val_loss"]
+            rate = self._progress.rate.at((epoch - 1) * self._steps + len(losses) - 1)
             spent = time.perf_counter() - began
-            seconds += spent
+            over = self._progress.end_epoch(epoch, spent, val_loss)
             metrics = {
                 "train_loss": train_loss,
                 **({"first_loss": losses[0].item()} if epoch == 1 else {}),
                 **validation,
                 **bits_per_character(self._data, val_loss),
                 "generalization_gap": val_loss - train_loss,
-                "lr": self._rate.at((epoch - 1) * self._steps + len(losses) - 1),
+                "lr": rate,
                 "grad_norm": norms.mean().item(),
                 "grad_norm_max": norms.max().item(),
                 **health,
                 "examples_per_second": len(losses) * self._batch / training_seconds,
-                "seconds": seconds,
+                "seconds": self._progress.seconds,
                 "peak_memory": peak_memory(self._device),
             }
             if not self._data.classes:
                 del metrics["val_accuracy"]
             yield epoch, metrics, spent
-            if not math.isfinite(val_loss) or self._stopping.is_over(val_loss):
+            if over:
                 return
-            self._rate.end_epoch(val_loss)
 
     def train_steps(self, rates: Sequence[float]) -> Iterator[float]:
         """Train a step at each of these learning rates, and yield its loss; to be called once, and not after `reports`.
@@ -216,7 +230,7 @@ class Solo:
         """
         loss = self._loss_of(epoch, step, rows)
         descend = self._update.step_by_depth if step == self._steps - 1 else self._update.step
-        norm = descend(loss, self._rate.at((epoch - 1) * self._steps + step))
+        norm = descend(loss, self._progress.rate.at((epoch - 1) * self._steps + step))
         return loss.detach(), norm
 
     def _loss_of(self, epoch: int, step: int, rows: Tensor) -> Tensor:
@@ -272,10 +286,10 @@ class Solo:
             if step < self._steps - 1:
                 loss, norm = self._step(epoch, step, rows)
             else:
-                before = self._update.parameters.clone()
+                before = self._update.sample()
                 loss, by_depth = self._step(epoch, step, rows)
                 norm = by_depth[0]
-                (moved,) = update_ratios(before[None], self._update.parameters[None])
+                (moved,) = update_ratios(before[None], self._update.sample()[None])
                 health = {**gradient_metrics(by_depth.tolist(), self._layers), "update_ratio": moved}
             losses.append(loss)
             norms.append(norm)
