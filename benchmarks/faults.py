@@ -40,6 +40,7 @@ from benchmarks import machine  # noqa: E402 - the script runs from anywhere
 from benchmarks.faulty_tune import NAME, TRIALS  # noqa: E402
 from benchmarks.overhead import QUIET, RAY_TUNE_ENVIRONMENT  # noqa: E402
 
+from swathe.errors import SwatheError  # noqa: E402
 from swathe.home import Home  # noqa: E402
 from swathe.study import JOURNAL, Study  # noqa: E402
 
@@ -194,8 +195,8 @@ class Swathe:
     def _history(self) -> list[Any]:
         try:
             study = Study.load(NAME, folder=Home(self._home).sweep(NAME).path, storage=None)
-        except Exception as error:  # A journal that cannot be read is a fact to write down.
-            print(f"    (the study cannot be read: {error})")
+        except SwatheError:
+            # A journal that cannot be read is a fact, which the session's own words are about.
             return []
         try:
             return study.history()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -591,3 +592,16 @@ def test_a_good_storage_is_let_through_and_not_created(tmp_path: Path) -> None:
     check_storage(None)
     check_storage(f"sqlite:///{tmp_path}/study.db")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_reading_leaves_pythons_collector_as_it_was(enabled: bool, tmp_path: Path) -> None:
+    try:
+        if not enabled:
+            gc.disable()
+        study = launch(tmp_path)
+        assert study.history() == []
+        study.close()
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
