@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -142,6 +143,36 @@ def test_a_damaged_journal_is_named_in_one_sentence(tmp_path: Path, line: bytes)
             read()
         assert str(path) in str(refusal.value)
         assert "\n" not in str(refusal.value)
+
+
+@given(data=st.data())
+def test_a_byte_that_changed_is_found(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("changed")
+    study = launch(folder)
+    run(study, 2)
+    study.close()
+    path = folder / JOURNAL
+    content = bytearray(path.read_bytes())
+    # Not the last line, which a crash may have torn, nor what says that there is a checksum, nor a line's end.
+    seals = [match.span() for match in re.finditer(rb',"crc":"|"}\n', content)]
+    body = set(range(content.rindex(b"\n", 0, -1))) - {place for span in seals for place in range(*span)}
+    place = data.draw(st.sampled_from(sorted(body)))
+    content[place] = data.draw(st.sampled_from([byte for byte in b'# 09az,{"' if byte != content[place]]))
+    path.write_bytes(content)
+    with pytest.raises(SwatheError, match="is damaged in line"):
+        Study.load("s", folder=folder, storage=None)
+
+
+def test_lines_without_a_checksum_are_read(tmp_path: Path) -> None:
+    study = launch(tmp_path)
+    run(study, 2)
+    expected = study.history()
+    study.close()
+    path = tmp_path / JOURNAL
+    text, count = re.subn(r',"crc":"[0-9a-f]{8}"}\n', "}\n", path.read_text())
+    assert count == len(path.read_text().splitlines())
+    path.write_text(text)
+    assert launch(tmp_path).history() == expected
 
 
 def test_optuna_alone_reads_the_journal(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -112,7 +114,7 @@ class Journal(BaseJournalBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         for log in logs:
-            self._lines.append(json.dumps(log, separators=(",", ":")).encode() + b"\n")
+            self._lines.append(_line_of(log))
             self._news.append(log)
 
     def commit(self) -> None:
@@ -165,10 +167,21 @@ class Journal(BaseJournalBackend):
 
 # Optuna's code for a new trial in a journal (optuna/storages/journal/_storage.py).
 _CREATE_TRIAL = 4
+_SEALED = re.compile(rb'(.*),"crc":"([0-9a-f]{8})"}\n', re.DOTALL)
+
+
+def _line_of(log: dict[str, Any]) -> bytes:
+    """Return an operation's line, which ends in a checksum: a key that Optuna passes over."""
+    text = json.dumps(log, separators=(",", ":")).encode()
+    return b'%b,"crc":"%08x"}\n' % (text[:-1], zlib.crc32(text))
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:
+    """Return a line's operation; None for what is none, and where the line is not what its checksum is of."""
     if not line.endswith(b"\n"):
+        return None
+    # Other programs write lines without one, as earlier versions did.
+    if (sealed := _SEALED.fullmatch(line)) is not None and zlib.crc32(sealed[1] + b"}") != int(sealed[2], 16):
         return None
     try:
         log = json.loads(line)

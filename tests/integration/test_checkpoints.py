@@ -36,6 +36,9 @@ def start_and_wait_for_step(folder: Path, step: int) -> subprocess.Popen[str]:
     process = swathes.start(folder, "launch", sweep, "cluster.workers=1", EVERY)
     marker = folder / "marker"
     wait_for(lambda: process.poll() is not None or (marker.exists() and step in steps_run(folder)))
+    # And until the study has the reports before it: a trial that was not written yet is drawn anew.
+    journal = folder / ".swathe" / "sweeps" / "f" / "journal.log"
+    wait_for(lambda: process.poll() is not None or f'"step":{step - 1},' in journal.read_text())
     assert process.poll() is None, (folder / "output.txt").read_text()
     return process
 

@@ -9,7 +9,7 @@ from tests.simulation.runner import play, play_one
 from tests.simulation.shape import Shape
 
 # Every mutation must be found within so many sweeps.
-SEEDS = 400
+SEEDS = 1000
 
 
 @pytest.mark.parametrize("first", range(0, 100, 50))
