@@ -167,13 +167,17 @@ class Journal(BaseJournalBackend):
 
 # Optuna's code for a new trial in a journal (optuna/storages/journal/_storage.py).
 _CREATE_TRIAL = 4
-_SEALED = re.compile(rb'(.*),"crc":"([0-9a-f]{8})"}\n', re.DOTALL)
+_SEALED = re.compile(rb'(.*),"crc":"(.{8})"}\n', re.DOTALL)
 
 
 def _line_of(log: dict[str, Any]) -> bytes:
     """Return an operation's line, which ends in a checksum: a key that Optuna passes over."""
     text = json.dumps(log, separators=(",", ":")).encode()
-    return b'%b,"crc":"%08x"}\n' % (text[:-1], zlib.crc32(text))
+    return b'%b,"crc":"%b"}\n' % (text[:-1], _seal(text))
+
+
+def _seal(text: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(text)
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:
@@ -181,7 +185,7 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     # Other programs write lines without one, as earlier versions did.
-    if (sealed := _SEALED.fullmatch(line)) is not None and zlib.crc32(sealed[1] + b"}") != int(sealed[2], 16):
+    if (sealed := _SEALED.fullmatch(line)) is not None and _seal(sealed[1] + b"}") != sealed[2]:
         return None
     try:
         log = json.loads(line)

@@ -273,7 +273,7 @@ DEEDS: dict[str, Deed] = {
     "change sys.argv": Deed(lambda: sys.argv.append("hostile")),
     "change the recursion limit": Deed(lambda: sys.setrecursionlimit(200)),
     "switch the collector off": Deed(gc.disable),
-    "set a start method": Deed(lambda: multiprocessing.set_start_method("spawn")),
+    "set a start method": Deed(lambda: multiprocessing.set_start_method("spawn", force=True)),
     "set a timeout of sockets": Deed(lambda: socket.setdefaulttimeout(0.001)),
     "take one core": Deed(lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})),
     "set a handler of a signal": Deed(

@@ -89,7 +89,7 @@ def test_a_file_that_may_grow_no_more_is_a_full_disk(tmp_path: Path) -> None:
     words = [sys.executable, "-c", code, str(path)]
     done = subprocess.run(words, env=swathes.environment(), capture_output=True, text=True, check=True)
     assert "no space is left for" in done.stdout
-    assert path.read_text() == '{"op_code":1}\n'
+    assert path.read_text() == '{"op_code":1,"crc":"14ce8ae6"}\n'
 
 
 def test_an_fsync_that_fails_leaves_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_an_fsync_that_fails_leaves_no_half(tmp_path: Path, monkeypatch: pytest.
             journal.commit()
     journal.commit()
     journal.close()
-    assert (tmp_path / "journal.log").read_text() == '{"op_code":1}\n'
+    assert (tmp_path / "journal.log").read_text() == '{"op_code":1,"crc":"14ce8ae6"}\n'
 
 
 @pytest.mark.parametrize(
