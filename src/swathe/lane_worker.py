@@ -7,7 +7,6 @@ under way the other trains, so that nothing waits and no epoch is trained in vai
 from __future__ import annotations
 
 import copy
-import functools
 import gc
 import itertools
 import json
@@ -273,16 +272,16 @@ class LaneEngine:
 
     def _find(self, trial: _Trial) -> None:
         """Look for what an earlier attempt has kept of a trial: it goes on from there, under the same program."""
-        bits = {key: value for key, value in self._bits("", trial.recipe).items() if key != "program"}
+        bits = self._bits(trial.recipe)
         found = self._checkpoints.load(trial.number, lambda facts: bits.items() <= facts.items(), trial.job.counted)
         if found is not None:
             facts, trial.found = found
             trial.program = facts["program"]
 
-    def _bits(self, program: str, recipe: Recipe) -> dict[str, str]:
-        """Return what the bits of a trial depend on: `program` is solo, eager or compiled."""
+    def _bits(self, recipe: Recipe) -> dict[str, str]:
+        """Return what the bits of a trial depend on besides its program, which is solo, eager or compiled."""
         device = {key: self._geometry[key] for key in ("device", "device_name", "threads", "torch", "python")}
-        return {**device, "program": program, "swathe": __version__, "recipe": digest({"recipe": repr(recipe)})}
+        return {**device, "swathe": __version__, "recipe": digest({"recipe": repr(recipe)})}
 
     def _place(self) -> None:
         """Put the trials that wait into blocks, as far as there is room."""
@@ -460,9 +459,12 @@ class LaneEngine:
 
     def _keep(self, block: _Block, trial: _Trial) -> None:
         """Write a checkpoint of a trial as it is after its last report."""
-        bits = self._bits(block.made, trial.recipe)
-        state = functools.partial(block.lanes.cut, trial.number)
-        said = self._checkpoints.save(trial.number, bits, lambda: trial.history.checkpoint(trial.diagnosis, state()))
+        facts = {**self._bits(trial.recipe), "program": block.made}
+
+        def kept() -> Checkpoint:
+            return trial.history.checkpoint(trial.diagnosis, block.lanes.cut(trial.number))
+
+        said = self._checkpoints.save(trial.number, facts, kept)
         if said:
             self._said.append(Note(trial.number, {NOTE: said}))
         else:

@@ -18,7 +18,7 @@ from swathe.training.health import Units, peak_memory, update_ratios
 from swathe.training.models import build, dropouts
 from swathe.training.optim import Update
 from swathe.training.precision import loss_scale, outputs_of, set_products
-from swathe.training.progress import Progress, SoloState
+from swathe.training.progress import Progress, Resumable
 from swathe.training.recipe import GAN, MLP, OPTIMIZERS, Optim, Recipe
 from swathe.training.recipe_check import check
 from swathe.training.schedule import EarlyStopping, LearningRate
@@ -74,7 +74,7 @@ def discriminator_optim(recipe: Recipe) -> Optim:
     return optim if model.discriminator_lr is None else replace(optim, lr=model.discriminator_lr)
 
 
-class Adversarial:
+class Adversarial(Resumable):
     """One training run of a GAN on one device, with the words of `solo.Solo`.
 
     A step of the discriminator on a batch and on as many generated examples, then one of the generator with noise of
@@ -122,19 +122,6 @@ class Adversarial:
     def state_dict(self) -> dict[str, Tensor]:
         """Return a copy of both networks' parameters and buffers, on the CPU: `generator.*` and `discriminator.*`."""
         return {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
-
-    def cut(self) -> SoloState:
-        """Return a copy of the state after the last report, as `Solo.cut` does."""
-        return self._progress.cut()
-
-    @property
-    def over(self) -> bool:
-        """Whether the last report was the last one of all."""
-        return self._progress.over or self._progress.epoch == self.recipe.epochs
-
-    def resume(self, state: SoloState) -> None:
-        """Let `reports` begin after the last epoch of `state`, as `Solo.resume` does."""
-        self._progress.resume(state)
 
     def reports(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, dict[str, float], float]]:
         """Train, and yield (epoch from 1, metrics, seconds spent on the epoch) after each epoch; to be called once.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -67,10 +69,16 @@ class Layout:
                 found[index] = columns[:, begin : begin + shape.numel()].view(-1, *shape)
         return [found[index] for index in range(len(self.names))]
 
-    def columns(self) -> Tensor:
-        """Return where in a row each element lies, all tensors one after the other."""
-        pieces = zip(self.offsets, self.shapes, strict=True)
-        return torch.cat([torch.arange(begin, begin + shape.numel()) for begin, shape in pieces])
+    def columns(self, elements: Sequence[int]) -> list[int]:
+        """Return where in a row these elements lie, counted through all tensors one after the other."""
+        begins = [0, *accumulate(self.sizes)]
+        tensors = [bisect_right(begins, element) - 1 for element in elements]
+        return [self.offsets[at] + element - begins[at] for at, element in zip(tensors, elements, strict=True)]
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many elements each tensor has."""
+        return [shape.numel() for shape in self.shapes]
 
     def place(self, tensor: int) -> tuple[int, slice]:
         """Return in which piece a tensor lies, and where in it."""

@@ -134,8 +134,8 @@ class LaneBlock:
             self._program = eager_program(self._geometry)
         self._network = self._program.network
         self._constants = self._network.augment.constants(self._data, device, dtype)
-        columns = self._network.parameters.columns()
-        self._sampled = columns[sampled(len(columns))].to(device)
+        layout = self._network.parameters
+        self._sampled = torch.tensor(layout.columns(sampled(sum(layout.sizes))), device=device)
         # One lane more, which no trial gets, has the end of every tensor.
         self._spare = 1 if self._geometry.batch % WHOLE_ROWS and not self.compiled else 0
         # Those that train, each by its row in the stack, and those that are finished.

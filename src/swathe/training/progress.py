@@ -70,3 +70,22 @@ class Progress:
         self._network.load_state_dict(state.network)
         for update, saved in zip(self._updates, state.updates, strict=True):
             update.set_state(copy.deepcopy(saved))
+
+
+class Resumable:
+    """A run trained alone whose `_progress` can be cut out after a report, and put into another run of its recipe."""
+
+    _progress: Progress
+
+    def cut(self) -> SoloState:
+        """Return a copy of the state after the last report, from which `resume` goes on bit for bit."""
+        return self._progress.cut()
+
+    @property
+    def over(self) -> bool:
+        """Whether the last report was the last one of all."""
+        return self._progress.over or self._progress.epoch == self._progress.rate.epochs
+
+    def resume(self, state: SoloState) -> None:
+        """Let the reports begin after the last epoch of `state`, which is one of the same recipe."""
+        self._progress.resume(state)

@@ -19,7 +19,7 @@ from swathe.training.health import Units, gradient_metrics, layer_metrics, peak_
 from swathe.training.models import BatchNorm, build, dropouts
 from swathe.training.optim import Update
 from swathe.training.precision import loss_scale, outputs_of, set_products
-from swathe.training.progress import Progress, SoloState
+from swathe.training.progress import Progress, Resumable
 from swathe.training.recipe import FineTune, Recipe
 from swathe.training.recipe_check import check
 from swathe.training.schedule import EarlyStopping, LearningRate
@@ -78,7 +78,7 @@ class Poll:
         return self._should_stop()
 
 
-class Solo:
+class Solo(Resumable):
     """One training run on one device.
 
     Every epoch goes once through a new permutation of the training part in whole batches; the rest that fills no
@@ -123,19 +123,6 @@ class Solo:
         rate = LearningRate(recipe.schedule, recipe.optim.lr, self._steps, recipe.epochs)
         stopping = EarlyStopping(recipe.regularization.patience, recipe.regularization.min_delta)
         self._progress = Progress(self.network, [self._update], rate, stopping)
-
-    def cut(self) -> SoloState:
-        """Return a copy of the state after the last report, from which `resume` goes on bit for bit."""
-        return self._progress.cut()
-
-    @property
-    def over(self) -> bool:
-        """Whether the last report was the last one of all."""
-        return self._progress.over or self._progress.epoch == self.recipe.epochs
-
-    def resume(self, state: SoloState) -> None:
-        """Let `reports` begin after the last epoch of `state`, which is one of the same recipe."""
-        self._progress.resume(state)
 
     def reports(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, dict[str, float], float]]:
         """Train, and yield (epoch from 1, metrics, seconds spent on the epoch) after each epoch; to be called once.
