@@ -145,14 +145,23 @@ def test_a_damaged_journal_is_named_in_one_sentence(tmp_path: Path, line: bytes)
         assert "\n" not in str(refusal.value)
 
 
-@given(data=st.data())
-def test_a_byte_that_changed_is_found(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("changed")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return one journal for all examples: names and times in it are others in each."""
+    folder = tmp_path_factory.mktemp("written")
     study = launch(folder)
     run(study, 2)
     study.close()
+    return (folder / JOURNAL).read_bytes()
+
+
+@given(data=st.data())
+def test_a_byte_that_changed_is_found(
+    data: st.DataObject, written: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("changed")
     path = folder / JOURNAL
-    content = bytearray(path.read_bytes())
+    content = bytearray(written)
     # Not the last line, which a crash may have torn, nor what says that there is a checksum, nor a line's end.
     seals = [match.span() for match in re.finditer(rb',"crc":"|"}\n', content)]
     body = set(range(content.rindex(b"\n", 0, -1))) - {place for span in seals for place in range(*span)}
