@@ -87,10 +87,10 @@ class _Block(LaneBlock):
         bare.mkdir(exist_ok=True)
         for name, (graph, inputs) in zip(names, network.graphs(), strict=True):
             if not (bare / name).exists():
-                lane_compiler._compile_graph(graph, inputs, bare / name, self._geometry)
+                lane_compiler._compile_library(graph, inputs, bare / name, self._geometry)
         self._programs = {
             True: self._program,
-            False: Program(network, *lane_compiler.load(bare, "cpu"), compiled=True),
+            False: Program(network, *lane_compiler.load(bare), compiled=True),
         }
 
     def seconds(self, *, healthy: bool) -> float:

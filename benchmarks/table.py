@@ -25,6 +25,7 @@ def rows(results: Path) -> Iterator[tuple[str, ...]]:
     yield from _fashion_mnist(_read(results / "fashion_mnist.json"))
     for name in ("digits", "fashion_mnist"):
         yield from _gpu(name, _read(results / f"{name}.json"))
+    yield from _lanes_on_gpu(_read(results / "gpu.json"))
     yield from _lanes(_read(results / "lanes.json"))
     yield from _health(_read(results / "health.json"))
     yield from _overhead(_read(results / "overhead.json"))
@@ -75,6 +76,22 @@ def _gpu(name: str, content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for row in gpu["ray_tune"]:
         peer = f"Ray Tune, {row['form']}, {row['seconds']:.1f} s"
         yield f"{name} on one {gpu['device']}", f"{gpu['swathe']['seconds']:.1f} s", peer, f"{row['ratio']:.1f}x", name
+
+
+def _lanes_on_gpu(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    card = content.get("gpu")
+    if sweeps := content.get("sweeps"):
+        ours = sweeps["swathe"]
+        what = f"Fashion-MNIST, 784-128-10, on one {card}, recorded by Swathe alone, training"
+        for form, row in sweeps["ray_tune"].items():
+            figure, theirs = (f"{one['trial_epochs_per_second']:.1f} trial-epochs a second" for one in (ours, row))
+            ratio = ours["trial_epochs_per_second"] / row["trial_epochs_per_second"]
+            yield what, figure, f"Ray Tune, {form}, {theirs}", f"{ratio:.1f}x", "gpu"
+    if steps := content.get("steps"):
+        best = min(steps["by_lanes"], key=lambda row: float(row["compiled"]))
+        what = f"784-128-10 on one {card}, a lane-step with {_counted(best['lanes'])}"
+        peer = f"the memory's limit {steps['memory_us']:.2f} us"
+        yield what, f"{best['compiled']:.2f} us", peer, f"{best['share_of_memory_limit']:.0%} of it", "gpu"
 
 
 def _lanes(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -27,6 +27,7 @@ from swathe.events import Finished, Report, Slots
 from swathe.preflight_task import settle
 from swathe.training import lane_plan
 from swathe.training.alone import alone
+from swathe.training.beside import beside
 from swathe.training.data import Dataset
 from swathe.training.diagnose import Action, Facts
 from swathe.training.diagnose_facts import dataset_facts
@@ -366,7 +367,7 @@ class LaneEngine:
             geometry, made = self._geometry, program
         else:
             compiled = program == "compiled"
-            lanes = LaneBlock(recipe, size, setup.device, setup.data, compiled=compiled, layers=setup.layers)
+            lanes = beside(recipe, size, setup.device, setup.data, compiled=compiled, layers=setup.layers)
             made = "compiled" if lanes.compiled else "eager"
             geometry = {**self._geometry, "engine": "lanes", "lanes": str(size), "slots": str(slots), "program": made}
         facts = {

@@ -18,7 +18,6 @@ from swathe.training.alone import alone
 from swathe.training.gan import Adversarial, discriminator_optim, energy_distance, networks
 from swathe.training.recipe import TIMING_METRICS, recipe_from_config
 from swathe.training.streams import Stream
-from swathe.training.structure import can_lane
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +127,6 @@ def test_the_discriminator_s_optimiser_is_the_generator_s_unless_it_is_said(cach
     assert (of().name, of().lr, of().beta1) == ("adam", 1e-3, 0.5)
     assert (of(discriminator_lr=4e-3).lr, of(discriminator_lr=4e-3).beta1) == (4e-3, 0.5)
     assert (of(discriminator_optim="rmsprop").name, of(discriminator_optim="rmsprop").lr) == ("rmsprop", 1e-3)
-
-
-def test_it_is_trained_alone_and_says_why() -> None:
-    reason = can_lane(recipe_from_config({"model": {"name": "gan"}}))
-    assert reason is not None
-    assert "gan" in reason
-    assert "alone" in reason
 
 
 @pytest.mark.parametrize(

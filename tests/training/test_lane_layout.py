@@ -64,3 +64,17 @@ def test_tensors_are_views_of_the_rows(lanes: int) -> None:
     for tensor in layout.tensors(rows):
         tensor += 1
     assert float(rows.sum()) == lanes * (64 * 64 + 3)
+
+
+@given(one=SHAPES, other=SHAPES)
+def test_rows_of_two_networks_lie_side_by_side(one: list[tuple[int, ...]], other: list[tuple[int, ...]]) -> None:
+    parts = {"a": layout_of(one), "b": layout_of(other)}
+    both, width = Layout.beside(parts), parts["a"].width
+    assert both.width == width + parts["b"].width
+    assert both.names == (*(f"a.{name}" for name in parts["a"].names), *(f"b.{name}" for name in parts["b"].names))
+    rows = torch.arange(2 * both.width, dtype=torch.float64).view(2, -1)
+    apart = [*parts["a"].tensors(rows[:, :width]), *parts["b"].tensors(rows[:, width:])]
+    assert all(map(torch.equal, both.tensors(rows), apart))
+    pieces = [*parts["a"].cut(rows[:, :width]), *parts["b"].cut(rows[:, width:])]
+    assert all(map(torch.equal, both.cut(rows), pieces))
+    assert both.columns([0, sum(parts["a"].sizes)]) == [parts["a"].columns([0])[0], width + parts["b"].columns([0])[0]]

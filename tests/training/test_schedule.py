@@ -272,3 +272,10 @@ def test_early_stopping_counts_epochs_without_improvement() -> None:
     assert over_at(EarlyStopping(2, 0.1), [1.0, 0.95, 0.91]) == 3
     assert over_at(EarlyStopping(2, 0.1), [1.0, 0.95, 0.85, 0.80, 0.76]) == 5
     assert over_at(EarlyStopping(None, 0.0), [1.0] * 100) is None
+
+
+@given(st.sampled_from(sorted(SCHEDULES)), st.integers(0, 30), st.integers(1, EPOCHS), st.floats(1e-6, 10))
+def test_the_rates_of_an_epoch_are_those_of_its_steps(name: str, warmup: int, epoch: int, lr: float) -> None:
+    of = LearningRate(SCHEDULES[name](warmup_steps=warmup), lr, STEPS, EPOCHS, _scale=0.3)
+    first = (epoch - 1) * STEPS
+    assert of.of_epoch(epoch).tolist() == [of.at(step) for step in range(first, first + STEPS)]

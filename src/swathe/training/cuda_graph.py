@@ -47,13 +47,12 @@ class _Graphed:
     _replay: Callable[[], object] | None = None
     _outputs: Outputs | None = None
 
-    def __call__(self, rows: Tensor, table: Tensor, words: Tensor) -> Outputs:
+    def __call__(self, *given: Tensor) -> Outputs:
         self.calls += 1
-        given = [rows, table, words]
         if self._replay is None:
             if self.refused or self.calls <= WARM_STEPS:
                 return self.step(*given)
-            return self._begin(given)
+            return self._begin(list(given))
         for place, value in zip(self._inputs, given, strict=True):
             place.copy_(value)
         self._replay()

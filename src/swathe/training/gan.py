@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swathe.training import streams
-from swathe.training.data import load
+from swathe.training.data import Dataset, load
 from swathe.training.health import Units, peak_memory, update_ratios
 from swathe.training.models import build, dropouts
 from swathe.training.optim import Update
@@ -26,7 +27,18 @@ from swathe.training.solo import CHECK_STEPS, Poll
 from swathe.training.streams import Stream
 
 # Examples that a generator's are compared with, of training and of validation, at most: distances cost their square.
-COMPARED = 1024
+_MOST_COMPARED = 1024
+
+
+def compared(examples: int) -> int:
+    """Return with how many of so many examples a generator's are compared."""
+    return min(_MOST_COMPARED, examples)
+
+
+def both(model: GAN) -> tuple[MLP, MLP]:
+    """Return the generator and the discriminator as networks of their own."""
+    made = MLP("mlp", model.activation, model.norm, model.groups, model.init, model.hidden)
+    return made, replace(made, norm="none", hidden=model.discriminator_hidden)
 
 
 def networks(model: GAN, features: int, dropout: float, generator: torch.Generator | None) -> nn.ModuleDict:
@@ -35,8 +47,7 @@ def networks(model: GAN, features: int, dropout: float, generator: torch.Generat
     The norm is the generator's alone: in a discriminator, the examples of a batch would be judged by one another.
     Dropout is the discriminator's alone, as all that a generator draws is its noise.
     """
-    made = MLP("mlp", model.activation, model.norm, model.groups, model.init, model.hidden)
-    judged = replace(made, norm="none", hidden=model.discriminator_hidden)
+    made, judged = both(model)
     return nn.ModuleDict(
         {
             "generator": build(made, model.latent, features, None, 0.0, generator),
@@ -50,16 +61,56 @@ def mean_distance(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x.double(), y.double()).mean()
 
 
-def energy_distance(x: Tensor, y: Tensor, within_y: Tensor | None = None) -> float:
+def energy_distance(x: Tensor, y: Tensor, within_y: Tensor | None = None, within_x: Tensor | None = None) -> float:
     """Return the energy distance of two samples `[n, features]`, `[m, features]` (Székely & Rizzo 2013, eq. 6.1).
 
     2 E|X - Y| - E|X - X'| - E|Y - Y'| over all pairs: 0 when the samples are the same and never below. It needs no
-    trained network and no choice of a kernel. `within_y` is the last mean, for whoever has it already.
+    trained network and no choice of a kernel. `within_y` is the last mean and `within_x` the one before, for whoever
+    has them already.
     """
-    within = mean_distance(y, y) if within_y is None else within_y
-    distance = 2 * mean_distance(x, y) - mean_distance(x, x) - within
+    within_x = mean_distance(x, x) if within_x is None else within_x
+    within_y = mean_distance(y, y) if within_y is None else within_y
+    distance = 2 * mean_distance(x, y) - within_x - within_y
     # Rounding alone makes it negative.
     return max(0.0, distance.item()) if math.isfinite(distance.item()) else math.nan
+
+
+class Comparison:
+    """Says how far generated examples are from those of training and of validation, at most 1,024 of each."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        parts = {"train_loss": dataset.train_x, "val_loss": dataset.val_x}
+        self._parts = {name: rows[: compared(len(rows))] for name, rows in parts.items()}
+        self._within = {name: mean_distance(rows, rows) for name, rows in self._parts.items()}
+
+    @property
+    def rows(self) -> int:
+        """How many generated examples it takes."""
+        return max(map(len, self._parts.values()))
+
+    @property
+    def validation(self) -> Tensor:
+        """The examples of validation, `[n, features]`."""
+        return self._parts["val_loss"]
+
+    def distances(self, made: Tensor) -> dict[str, float]:
+        """Return train_loss and val_loss, the energy distances of generated examples `[rows, features]`."""
+        # Of data that is not small both parts have as many rows.
+        within = {count: mean_distance(made[:count], made[:count]) for count in set(map(len, self._parts.values()))}
+        return {
+            name: energy_distance(made[: len(rows)], rows, self._within[name], within[len(rows)])
+            for name, rows in self._parts.items()
+        }
+
+
+def noise(seed: int, epoch: int, step: int, rows: int, latent: int) -> Tensor:
+    """Return what a generator makes so many examples of in a step, `[rows, latent]`, on the CPU."""
+    return torch.randn(rows, latent, generator=streams.generator(seed, Stream.NOISE, epoch, step))
+
+
+def rate_ratio(recipe: Recipe) -> float:
+    """Return the discriminator's rate by the generator's, whose schedule it has."""
+    return discriminator_optim(recipe).lr / recipe.optim.lr
 
 
 def discriminator_optim(recipe: Recipe) -> Optim:
@@ -103,16 +154,14 @@ class Adversarial(Resumable):
             "generator": Update(self._generator, recipe.optim, recipe.regularization, loss_scale(recipe.precision)),
             "discriminator": Update(self._discriminator, optim, recipe.regularization, loss_scale(recipe.precision)),
         }
-        # Both rates have one schedule.
-        self._rate_ratio = optim.lr / recipe.optim.lr
+        self._rate_ratio = rate_ratio(recipe)
         self._smoothing = recipe.regularization.label_smoothing
         self._batch = recipe.batch_of(examples)
         self._steps = examples // self._batch
         rate = LearningRate(recipe.schedule, recipe.optim.lr, self._steps, recipe.epochs)
         stopping = EarlyStopping(recipe.regularization.patience, recipe.regularization.min_delta)
         self._progress = Progress(self.network, list(self._updates.values()), rate, stopping)
-        self._compared = {"train_loss": self._data.train_x[:COMPARED], "val_loss": self._data.val_x[:COMPARED]}
-        self._within = {name: mean_distance(rows, rows) for name, rows in self._compared.items()}
+        self._comparison = Comparison(self._data)
 
     @property
     def steps(self) -> int:
@@ -170,6 +219,14 @@ class Adversarial(Resumable):
             if over:
                 return
 
+    def step_to_time(self) -> Callable[[], object]:
+        """Return a function that trains for a step of a first epoch: only its time counts."""
+        order = torch.randperm(len(self._data.train_x)).to(self._device)
+        batches = itertools.cycle(order[: self._steps * self._batch].view(self._steps, self._batch))
+        self.network.train()
+        self._draw_masks(1)
+        return lambda: self._step(1, 0, self._data.train_x.index_select(0, next(batches)))
+
     def _train(self, epoch: int, told_to_stop: Poll) -> tuple[Tensor, Tensor, dict[str, float]] | None:
         """Train one epoch; None when stopped.
 
@@ -207,20 +264,19 @@ class Adversarial(Resumable):
         """
         for layer, words in zip(self._dropouts, self._words[step] if self._dropouts else (), strict=True):
             layer.draw(len(real), words)
-        noise = self._noise(epoch, step, 2 * len(real))
+        drawn = self._noise(epoch, step, 2 * len(real))
         rate = self._progress.rate.at((epoch - 1) * self._steps + step)
         with torch.no_grad():
-            made = self._made(noise[: len(real)])
+            made = self._made(drawn[: len(real)])
         loss = self._judged(real, 1 - self._smoothing) + self._judged(made, 0.0)
         norm = self._updates["discriminator"].step(loss, rate * self._rate_ratio)
-        fooled = self._judged(self._made(noise[len(real) :]), 1.0)
+        fooled = self._judged(self._made(drawn[len(real) :]), 1.0)
         norms = self._updates["generator"].step_by_depth(fooled, rate)
         whole = torch.linalg.vector_norm(torch.stack([norm, norms[0]]))
         return torch.stack([loss.detach(), fooled.detach()]), torch.cat([whole[None], norms[1:]])
 
     def _noise(self, epoch: int, step: int, rows: int) -> Tensor:
-        drawn = streams.generator(self.recipe.seed, Stream.NOISE, epoch, step)
-        return torch.randn(rows, self._latent, generator=drawn).to(self._device)
+        return noise(self.recipe.seed, epoch, step, rows, self._latent).to(self._device)
 
     def _made(self, noise: Tensor) -> Tensor:
         return outputs_of(self._generator, noise, self.recipe.precision, self._device)
@@ -237,18 +293,12 @@ class Adversarial(Resumable):
         self.network.eval()
         self._units.begin()
         # Epochs of training count from 1: the noise of epoch 0 is nobody else's, and the same at each report.
-        made = self._made(self._noise(0, 0, max(map(len, self._compared.values()))))
+        made = self._made(self._noise(0, 0, self._comparison.rows))
         units = {name: share.item() for name, share in self._units.take().items()}
-        real = self._compared["val_loss"]
+        real = self._comparison.validation
         right = [self._logits(real) > 0, self._logits(made[: len(real)]) <= 0]
-        return {
-            **{
-                name: energy_distance(made[: len(rows)], rows, self._within[name])
-                for name, rows in self._compared.items()
-            },
-            "discriminator_accuracy": torch.cat(right).double().mean().item(),
-            **units,
-        }
+        accuracy = torch.cat(right).double().mean().item()
+        return {**self._comparison.distances(made), "discriminator_accuracy": accuracy, **units}
 
     def _draw_masks(self, epoch: int) -> None:
         if self._dropouts:

@@ -84,10 +84,17 @@ def update_ratios(before: Tensor, after: Tensor) -> list[float]:
 
     0 where that is 0. What `before` holds is overwritten: one tensor less that goes through the cache.
     """
-    # Row by row, so that its last bits do not depend on how many rows there are.
-    norms = torch.linalg.vector_norm(before, dim=1), torch.linalg.vector_norm(before.sub_(after), dim=1)
-    old, new = torch.stack(norms).tolist()
+    old, new = torch.stack([_norms(before), _norms(before.sub_(after))]).tolist()
     return [moved / norm if norm else 0.0 for norm, moved in zip(old, new, strict=True)]
+
+
+def _norms(rows: Tensor) -> Tensor:
+    """Return the norm of each row; its last bits do not depend on how many rows there are."""
+    if rows.device.type == "cpu":
+        norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+        return norms
+    # A GPU shares a reduction out by the sizes of the whole tensor.
+    return torch.stack([torch.linalg.vector_norm(row) for row in rows])
 
 
 def peak_memory(device: str) -> float:

@@ -1,7 +1,9 @@
 """Compiled programs of lane blocks: made ahead of time by TorchInductor, in a process of their own, and kept on disk.
 
-A program is two shared libraries without any Python in them, which load in milliseconds. It is made once for a
-structure, whatever the number of lanes, in some twenty seconds; who does not want to wait trains uncompiled meanwhile.
+For a CPU a program is two shared libraries without any Python in them, which load in milliseconds. For a GPU it is two
+archives of Triton's kernels and of the Python that launches them: what launches them costs nothing where a step is
+replayed as a CUDA graph, and there is no C++ to be compiled. A program is made once for a structure, whatever the
+number of lanes, in half a minute; who does not want to wait trains uncompiled meanwhile.
 """
 
 from __future__ import annotations
@@ -25,12 +27,15 @@ from torch import Tensor
 
 from swathe.training import (
     augment,
+    gan,
+    gan_program,
     health,
     lane_graph,
     lane_layout,
     lane_modules,
     lane_optim,
     lane_program,
+    lane_stack,
     lstm,
     models,
     precision,
@@ -40,16 +45,19 @@ from swathe.training import (
     transfer,
     transformer,
 )
-from swathe.training.lane_program import Geometry, Graph, Network
+from swathe.training.lane_program import Geometry, Graph, network_of
 from swathe.training.recipe import MODELS, SequenceShape
+from swathe.training.structure import MODEL_VALUES
 
-_STEP, _EVALUATION = "step.so", "evaluation.so"
+_STEP, _EVALUATION = "step", "evaluation"
+# The files of a CPU's program and of a GPU's.
+_LIBRARY, _ARCHIVE = ".so", ".artifact"
 # Letters of a failure that fit into a line.
 _MOST_TEXT = 200
 # What a program is made from, besides its geometry.
 _SOURCES = (
     *(augment, health, lane_graph, lane_layout, lane_modules, lane_optim, lane_program, models, precision, resnet),
-    *(lstm, sequences, streams, transfer, transformer),
+    *(gan, gan_program, lane_stack, lstm, sequences, streams, transfer, transformer),
 )
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
@@ -113,19 +121,28 @@ def _failure_file(geometry: Geometry, cache: Path) -> Path:
     return program_folder(geometry, cache).with_suffix(".failed")
 
 
-def load(folder: Path, device: str) -> tuple[Graph, Graph]:
+def load(folder: Path) -> tuple[Graph, Graph]:
     """Return the two graphs of a compiled program: of a step, and of an evaluation."""
-    step, evaluation = (_runner(folder / name, device) for name in (_STEP, _EVALUATION))
+    step, evaluation = (_runner(folder, name) for name in (_STEP, _EVALUATION))
     return step, evaluation
 
 
-def _runner(library: Path, device: str) -> Graph:
-    from torch._C import _aoti
+def _runner(folder: Path, name: str) -> Graph:
+    archive = folder / f"{name}{_ARCHIVE}"
+    if not archive.exists():
+        from torch._C import _aoti
 
-    if device.startswith("cuda"):
-        name = device if ":" in device else f"{device}:{torch.cuda.current_device()}"
-        return _aoti.AOTIModelContainerRunnerCuda(str(library), 1, name, str(library.parent)).run
-    return _aoti.AOTIModelContainerRunnerCpu(str(library), 1).run
+        return _aoti.AOTIModelContainerRunnerCpu(str(folder / f"{name}{_LIBRARY}"), 1).run
+
+    from torch._inductor.standalone_compile import CompiledArtifact
+
+    artifact = CompiledArtifact.load(path=str(archive))
+
+    @torch.no_grad()
+    def run(tensors: list[Tensor]) -> list[Tensor]:
+        return list(artifact(*tensors))
+
+    return run
 
 
 def _plain(geometry: Geometry) -> dict[str, Any]:
@@ -147,8 +164,9 @@ def _geometry(plain: dict[str, Any]) -> Geometry:
 def _digest(geometry: Geometry) -> str:
     """Return 24 hexadecimal digits for everything that a program's code depends on."""
     plain = _plain(geometry)
-    # Of a model, what it is initialised with does not count; the key says more of the data than its sizes.
-    del plain["key"], plain["model"]["init"]
+    # The key says more of the data than its sizes.
+    del plain["key"]
+    plain["model"] = {name: value for name, value in plain["model"].items() if name not in MODEL_VALUES}
     facts = {"geometry": plain, "torch": version("torch"), "cpu": torch.backends.cpu.get_cpu_capability()}
     if geometry.device.startswith("cuda"):
         facts["gpu"] = torch.cuda.get_device_name()
@@ -173,28 +191,43 @@ def _compile(geometry: Geometry, folder: Path) -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(made) / "cache")
         for path in (work, ready):
             path.mkdir()
-        for name, (graph, inputs) in zip((_STEP, _EVALUATION), Network(geometry).graphs(), strict=True):
-            _compile_graph(graph, inputs, work / name, geometry)
-        # A GPU's kernels lie beside the library, which is all that there is for a CPU.
-        kept = ("*.so",) if geometry.device == "cpu" else ("*.so", "*.cubin")
-        for pattern in kept:
-            for file in work.glob(pattern):
-                file.rename(ready / file.name)
+        for name, (graph, inputs) in zip((_STEP, _EVALUATION), network_of(geometry).graphs(), strict=True):
+            if geometry.device == "cpu":
+                library = f"{name}{_LIBRARY}"
+                _compile_library(graph, inputs, work / library, geometry)
+                (work / library).rename(ready / library)
+            else:
+                _compile_archive(graph, inputs, ready / f"{name}{_ARCHIVE}", geometry)
+            if inputs[0].fake_mode.shape_env.replacements:
+                raise RuntimeError("its code depends on the number of lanes")
         ready.rename(folder)
 
 
-def _compile_graph(graph: Any, inputs: list[Tensor], library: Path, geometry: Geometry) -> None:
+def _compile_library(graph: Any, inputs: list[Any], library: Path, geometry: Geometry) -> None:
     import torch._inductor
 
-    options = {"aot_inductor.output_path": str(library), "cpp.threads": geometry.threads, "compile_threads": 1}
+    options = {"aot_inductor.output_path": str(library), "compile_threads": 1, **_options(geometry)}
+    with torch.no_grad():
+        torch._inductor.aot_compile(graph, tuple(inputs), options=options)
+
+
+def _compile_archive(graph: Any, inputs: list[Any], archive: Path, geometry: Geometry) -> None:
+    import torch._inductor
+    from torch._guards import TracingContext, tracing
+
+    with torch.no_grad(), tracing(TracingContext(inputs[0].fake_mode)):
+        artifact = torch._inductor.standalone_compile(
+            graph, inputs, dynamic_shapes="from_tracing_context", options={"config_patches": _options(geometry)}
+        )
+    artifact.save(path=str(archive))
+
+
+def _options(geometry: Geometry) -> dict[str, Any]:
+    options: dict[str, Any] = {"cpp.threads": geometry.threads}
     if geometry.augmentation:
         # All places that pixels are taken from lie inside, and to check each again takes a third of the time.
         options["assert_indirect_indexing"] = False
-    with torch.no_grad():
-        torch._inductor.aot_compile(graph, tuple(inputs), options=options)
-    environment: Any = inputs[0]
-    if environment.fake_mode.shape_env.replacements:
-        raise RuntimeError("its code depends on the number of lanes")
+    return options
 
 
 def main() -> None:

@@ -56,6 +56,24 @@ class Layout:
             pieces.append(Piece(begin, end, members))
         return cls(tuple(tensors), shapes, tuple(offsets), tuple(pieces), width)
 
+    @classmethod
+    def beside(cls, layouts: Mapping[str, Layout]) -> Layout:
+        """Lay out rows of several networks side by side as one; the tensor `t` of the network `n` is called `n.t`."""
+        names: list[str] = []
+        shapes: list[torch.Size] = []
+        offsets: list[int] = []
+        pieces: list[Piece] = []
+        width = 0
+        for network, layout in layouts.items():
+            for piece in layout.pieces:
+                tensors = tuple(len(names) + index for index in piece.tensors)
+                pieces.append(Piece(width + piece.begin, width + piece.end, tensors))
+            names += [f"{network}.{name}" for name in layout.names]
+            shapes += layout.shapes
+            offsets += [width + offset for offset in layout.offsets]
+            width += layout.width
+        return cls(tuple(names), tuple(shapes), tuple(offsets), tuple(pieces), width)
+
     def cut(self, rows: Tensor) -> list[Tensor]:
         """Return the pieces of `rows` `[K, width]` as views."""
         return [rows[:, piece.begin : piece.end] for piece in self.pieces]

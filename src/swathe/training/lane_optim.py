@@ -33,7 +33,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from swathe.training.optim import decoupled_decay
@@ -66,7 +66,7 @@ Runs = Sequence[tuple[int, int]]
 Columns = Callable[[Coefficient], Tensor]
 
 
-def coefficients(recipe: Recipe, first: int, rates: Sequence[float]) -> NDArray[np.float64]:
+def coefficients(recipe: Recipe, first: int, rates: ArrayLike) -> NDArray[np.float64]:
     """Return the coefficients `[steps, Coefficient]` of steps that have these rates, the first of them counted from 0.
 
     A V_SCALE of 0 says that the optimiser is not adaptive, a NESTEROV of 0 that it takes m as it is.
@@ -106,14 +106,14 @@ def coefficients(recipe: Recipe, first: int, rates: Sequence[float]) -> NDArray[
 
 
 def stage_coefficients(
-    recipe: Recipe, transfer: FineTune, stages: int, epoch: int, steps: int, rates: Sequence[float]
+    recipe: Recipe, transfer: FineTune, stages: int, epoch: int, steps: int, rates: ArrayLike
 ) -> NDArray[np.float64]:
     """Return the coefficients `[steps, stages, Coefficient]` of an epoch, counted from 1, of `steps` steps.
 
     `rates` are the schedule's. What depends on how many steps there were counts those of the stage itself.
     """
-    table = np.zeros((len(rates), stages, len(Coefficient)))
     frozen, rate = frozen_stages(transfer, epoch), np.asarray(rates, dtype=np.float64)
+    table = np.zeros((len(rate), stages, len(Coefficient)))
     table[:, :frozen, Coefficient.DECAY] = 1
     table[:, :, Coefficient.SMOOTHING] = recipe.regularization.label_smoothing
     factors = rate_factors(transfer, stages)

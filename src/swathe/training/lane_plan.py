@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 
 from swathe.training import lane_compiler
+from swathe.training.alone import alone
+from swathe.training.beside import beside
 from swathe.training.data import load
-from swathe.training.lane_program import Geometry
-from swathe.training.lanes import LaneBlock, geometry_of
+from swathe.training.lane_program import Geometry, network_of
+from swathe.training.lanes import geometry_of
 from swathe.training.recipe import Recipe
-from swathe.training.solo import Solo
 from swathe.training.structure import can_lane, is_slow_to_trace, structural_key
 
 # The numbers of lanes that are tried, as long as each makes a step of a lane cheaper.
@@ -197,10 +198,10 @@ class Planner:
         return lanes
 
     def _solo_steps(self, recipe: Recipe) -> Callable[[], object]:
-        return Solo(recipe, self._device, self._cache).step_to_time()
+        return alone(recipe, self._device, self._cache).step_to_time()
 
     def _lane_steps(self, recipe: Recipe, lanes: int, program: str) -> Callable[[], object]:
-        block = LaneBlock(recipe, lanes, self._device, self._cache, compiled=program == "compiled", layers=self._layers)
+        block = beside(recipe, lanes, self._device, self._cache, compiled=program == "compiled", layers=self._layers)
         for tag in range(lanes):
             # Each with examples of its own.
             block.admit(replace(recipe, seed=tag), tag)
@@ -218,15 +219,12 @@ class Planner:
 
 def lane_bytes(geometry: Geometry) -> int:
     """Return about how many bytes one lane takes: its rows, its gradients, and what a pass keeps of each layer."""
-    from swathe.training.lane_program import Network
-
-    network = Network(geometry)
+    network = network_of(geometry)
     width, item = network.parameters.width, geometry.dtype.itemsize
     rows = (4 * width + network.buffers.width) * item
-    activations = network.activations * (3 * geometry.batch + geometry.rows) * item
     # While a batch is augmented there are some copies of it, and of places in it, which are twice as wide.
     augmented = _COPIES * geometry.batch * geometry.features * item if geometry.augmentation else 0
-    return rows + activations + augmented
+    return rows + network.working_set * item + augmented
 
 
 def _free_bytes(device: str) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,90 +19,25 @@ from swathe.training.lane_graph import traced
 from swathe.training.lane_layout import Layout
 from swathe.training.lane_modules import LaneBatchNorm, LaneDropout, lane_operations, replace_layers
 from swathe.training.lane_optim import Coefficient, update, update_by_stage
+from swathe.training.lane_stack import Geometry, Graph, LaneNetworks, Stack, Tensors
 from swathe.training.models import build
 from swathe.training.precision import autocast, widened
-from swathe.training.recipe import Model, SequenceShape
+from swathe.training.recipe import GAN
 from swathe.training.transfer import first_weights, stages
+
+__all__ = ["Geometry", "Graph", "LaneNetworks", "Network", "Program", "Stack", "Step", "network_of"]
 
 # Programs kept by a process: the structures of one sweep.
 _PROGRAMS = 16
 
-Tensors = list[Tensor]
-Graph = Callable[[Tensors], Tensors]
 # Trains a step on the examples `rows` `[K, batch]`, with coefficients `[K, Coefficient]`, followed by the strengths of
 # augmentations, and the words `[K, layers, 2]` that dropout masks are drawn from, followed by those of augmentations;
 # returns losses `[K]` and gradient norms `[K, 3 + between]`: of all, of the first and of the last weights, and, without
-# stages of their own, of those between.
-Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+# stages of their own, of those between. Two networks against each other (`gan_program`) take their noise besides.
+Step = Callable[..., tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """What a program depends on: sizes, device and type, but no recipe's values and not the number of lanes.
-
-    `key` stands for `model`; `batch` is the examples of a step, `rows` those of an evaluation. `classes` is 0 for a
-    regression. `threads` is torch's number, for which code is generated. `layers`: a step gives the gradient's norm of
-    every weight matrix, and not of the first and the last alone, which takes another look at each.
-    """
-
-    key: str
-    model: Model = field(compare=False)
-    dropout: bool
-    alters_gradient: bool
-    precision: str
-    batch: int
-    rows: int
-    examples: int
-    features: int
-    classes: int
-    image_shape: tuple[int, int, int] | None
-    device: str
-    dtype: torch.dtype
-    threads: int
-    augmentation: tuple[str, ...] = ()
-    transfer: bool = False
-    sequence: SequenceShape | None = None
-    layers: bool = False
-
-    @property
-    def tokens(self) -> bool:
-        """Whether examples are numbers of tokens, and not values."""
-        return self.sequence is not None and self.sequence.vocabulary > 0
-
-    @property
-    def targets(self) -> int:
-        """How many targets an example has."""
-        return 1 if self.sequence is None else self.sequence.targets
-
-
-@dataclass(slots=True)
-class Stack:
-    """The tensors of K lanes: `parameters` and the two moments `[K, width]`, `buffers` `[K, width]`.
-
-    Of the dropout layers, `thresholds` `[K, layers]` are what `streams.keeps` takes, and `scales` are 1 / (1 - p).
-    """
-
-    parameters: Tensor
-    first_moment: Tensor
-    second_moment: Tensor
-    buffers: Tensor
-    thresholds: Tensor
-    scales: Tensor
-
-    def saved(self) -> Tensors:
-        """Return what a lane's state consists of."""
-        return [self.parameters, self.first_moment, self.second_moment, self.buffers]
-
-    def all(self) -> Tensors:
-        """Return everything that a lane has a row of."""
-        return [*self.saved(), self.thresholds, self.scales]
-
-    def first(self, lanes: int) -> Stack:
-        """Return the first `lanes` of them, as views."""
-        return Stack(*(rows[:lanes] for rows in self.all()))
-
-
-class Network:
+class Network(LaneNetworks):
     """The network of a geometry in the form that lanes take, and where its tensors lie."""
 
     def __init__(self, geometry: Geometry) -> None:
@@ -122,6 +56,8 @@ class Network:
         self._dropouts = {name: layer for name, layer in layers if isinstance(layer, LaneDropout)}
         self.units = health.Units(self._module)
         stage_of = stages(self.names) if geometry.transfer else dict.fromkeys(self.names, 0)
+        columns = self.parameters.columns(health.sampled(sum(self.parameters.sizes)))
+        self._sampled = torch.tensor(columns, device=geometry.device)
         # One without transfer, which knows none.
         self.stages = 1 + max(stage_of.values())
         self._norm_stages = {name: stage_of[f"{name}.running_mean"] for name in norms}
@@ -132,32 +68,36 @@ class Network:
         every = geometry.layers and not geometry.transfer
         between = health.layers_between(self.parameters.shapes) if every else []
         self._watched = [self.parameters.place(index) for index in (*firsts, last, *between)]
-        # What stands in a step's norms after that of all, in order of depth; with stages, the first may be any.
+        # With stages, the first may be any.
         self.layers = health.layer_metrics(self.parameters.names, self.parameters.shapes) if every else []
 
     @property
     def dropouts(self) -> list[LaneDropout]:
-        """The layers whose masks are drawn, in order."""
         return list(self._dropouts.values())
 
-    @property
-    def coefficients(self) -> int:
-        """How many coefficients a step of a lane takes, a row of `Coefficient` for each stage."""
-        return self.stages * len(Coefficient)
+    def sample(self, rows: Tensor) -> Tensor:
+        # Those of a stage are only some of all.
+        return rows.clone() if self.geometry.transfer else rows.index_select(1, self._sampled)
 
-    def trained(self, table: Tensor) -> Tensor:
-        """Return which columns of the lanes' rows of parameters are trained, `[K, width]`, by a step's table."""
-        by_stage = self._by_stage(table)[:, :, Coefficient.M_TAKE] > 0
-        found = torch.zeros(len(table), self.parameters.width, dtype=torch.bool, device=table.device)
+    def trained(self, table: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
+        if not self.geometry.transfer:
+            return rows
+        lanes = len(rows[0])
+        by_stage = self._by_stage(table[:lanes])[:, :, Coefficient.M_TAKE] > 0
+        found = torch.zeros(lanes, self.parameters.width, dtype=torch.bool, device=table.device)
         for piece, runs in zip(self.parameters.cut(found), self._runs, strict=True):
             parts = torch.split(piece, [size for _, size in runs], dim=1)
             for part, (stage, _) in zip(parts, runs, strict=True):
                 part[:] = by_stage[:, stage, None]
-        return found
+        return tuple(torch.where(found, one, 0.0) for one in rows)
 
     def _by_stage(self, table: Tensor) -> Tensor:
         """Return the coefficients of a step's table, `[K, stages, Coefficient]`."""
         return torch.unflatten(table[:, : self.coefficients], 1, (self.stages, len(Coefficient)))
+
+    @property
+    def working_set(self) -> int:
+        return self.activations * (3 * self.geometry.batch + self.geometry.rows)
 
     @cached_property
     def activations(self) -> int:
@@ -172,32 +112,10 @@ class Network:
             hook.remove()
         return sum(found)
 
-    def new_stack(self, lanes: int) -> Stack:
-        """Return the tensors of K lanes: parameters and moments 0, nothing dropped."""
-        device, dtype = self.geometry.device, self.geometry.dtype
-
-        def zeros(layout: Layout) -> Tensor:
-            return torch.zeros(lanes, layout.width, dtype=dtype, device=device)
-
-        parameters, first, second = (zeros(self.parameters) for _ in range(3))
-        layers = (lanes, len(self._dropouts))
-        thresholds = torch.full(layers, streams.dropout_threshold(0.0), dtype=torch.int32, device=device)
-        scales = torch.ones(layers, dtype=dtype, device=device)
-        return Stack(parameters, first, second, zeros(self.buffers), thresholds, scales)
-
-    def pieces(self, stack: Stack) -> Tensors:
-        """Return what a step takes of a stack, and changes in place: the pieces of its rows, as views."""
-        rows = [stack.parameters, stack.first_moment, stack.second_moment]
-        cut = [piece for tensor in rows for piece in self.parameters.cut(tensor)]
-        return [*cut, *self.buffers.cut(stack.buffers), stack.thresholds, stack.scales]
-
     def step(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Train a step of the `pieces` of a stack on `_examples().step`; returns what `Step` does."""
-        self._module.train()
-        given = iter(tensors)
-        parameters, first, second = (list(islice(given, len(self.parameters.pieces))) for _ in range(3))
-        buffers = list(islice(given, len(self.buffers.pieces)))
-        thresholds, scales, x, y, rows, table, words, *constants = given
+        parameters, first, second, buffers, others = self.taken(tensors)
+        thresholds, scales, x, y, rows, table, words, *constants = others
         batch = (rows.shape[0], self.geometry.batch)
         with torch.enable_grad():
             leaves = [tensor.detach().requires_grad_() for tensor in self.parameters.split(parameters)]
@@ -207,21 +125,19 @@ class Network:
             if self.augment.names:
                 examples = self.augment(examples, draws, strengths, constants)
             share = self.augment.share(strengths)
-            masks = self._masks(words, thresholds, scales)
+            masks = self.masks(words, thresholds, scales)
             frozen = self._frozen_norms(table)
             masks |= {f"{name}.frozen": flag for name, flag in frozen.items()}
-            outputs, statistics, _ = self._forward(leaves, self.buffers.split(buffers), masks, examples)
+            old = self.buffers.split(buffers)
+            outputs, statistics, _ = self.forward(leaves, old, masks, examples, training=True)
             targets = y[rows.flatten()].view(batch[0], batch[1] * self.geometry.targets)
             smoothing = table[:, Coefficient.SMOOTHING, None, None]
             with torch.no_grad():
                 losses, slopes = self._losses(outputs, targets, smoothing, share)
             gradients = torch.autograd.grad(outputs, leaves, slopes / (self.geometry.batch * self.geometry.targets))
-        norms = self._update(parameters, first, second, self.parameters.join(list(gradients)), table)
+        norms = self.update(parameters, first, second, gradients, table)
         if statistics:
-            momenta = [norm.momentum for norm in self._norms for _ in ("mean", "variance")]
-            old = self.buffers.split(buffers)
-            moves = zip(old, statistics, momenta, strict=True)
-            moved = [old * (1 - momentum) + new * momentum for old, new, momentum in moves]
+            moved = self.moved(old, statistics)
             if frozen:
                 flags = [flag[:, None] for flag in frozen.values() for _ in ("mean", "variance")]
                 moved = [torch.where(*one) for one in zip(flags, old, moved, strict=True)]
@@ -231,11 +147,10 @@ class Network:
 
     def evaluate(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return each lane's sum of losses and right answers over the rows that count, then the shares of `units`."""
-        self._module.eval()
         parameters, buffers, x, y, counted = tensors
         lanes = parameters.shape[0]
         split = self.parameters.tensors(parameters), self.buffers.tensors(buffers)
-        outputs, _, units = self._forward(*split, {}, x.expand(lanes, *x.shape))
+        outputs, _, units = self.forward(*split, {}, x.expand(lanes, *x.shape), training=False)
         y = y.flatten()
         if self.geometry.targets > 1:
             counted = counted[:, None].expand(-1, self.geometry.targets).flatten()
@@ -243,12 +158,18 @@ class Network:
         loss = torch.where(counted, losses, 0.0).double().sum(1)
         return loss, ((outputs.argmax(2) == y) & counted).sum(1), *units
 
-    def _update(self, p: Tensors, m: Tensors, v: Tensors, g: Tensors, table: Tensor) -> Tensor:
-        """Update parameters and moments; returns the gradient's norms, as a `Step` does."""
-        alter = self.geometry.alters_gradient
+    def update(self, p: Tensors, m: Tensors, v: Tensors, gradients: Sequence[Tensor], table: Tensor) -> Tensor:
+        """Update the pieces of parameters and moments by the tensors' gradients; returns norms, as a `Step` does."""
+        g, alter = self.parameters.join(list(gradients)), self.geometry.alters_gradient
         if not self.geometry.transfer:
             return update(p, m, v, g, table, self._watched, alter=alter)
         return update_by_stage(p, m, v, g, self._by_stage(table), self._runs, self._watched, alter=alter)
+
+    def moved(self, buffers: Tensors, statistics: Tensors) -> Tensors:
+        """Return the running statistics after those of a batch, as `forward` gives them."""
+        momenta = [norm.momentum for norm in self._norms for _ in ("mean", "variance")]
+        moves = zip(buffers, statistics, momenta, strict=True)
+        return [old * (1 - momentum) + new * momentum for old, new, momentum in moves]
 
     def _frozen_norms(self, table: Tensor) -> dict[str, Tensor]:
         """Return which lanes' batch norms are frozen, `[K]` of each by its name; none where none can be."""
@@ -257,7 +178,7 @@ class Network:
         takes = self._by_stage(table)[:, :, Coefficient.M_TAKE]
         return {name: takes[:, stage] == 0 for name, stage in self._norm_stages.items()}
 
-    def _masks(self, words: Tensor, thresholds: Tensor, scales: Tensor) -> dict[str, Tensor]:
+    def masks(self, words: Tensor, thresholds: Tensor, scales: Tensor) -> dict[str, Tensor]:
         """Return what each dropout layer takes by its full name; a layer's own p comes before the recipe's."""
         masks: dict[str, Tensor] = {}
         for index, (name, layer) in enumerate(self._dropouts.items()):
@@ -266,22 +187,24 @@ class Network:
             masks[f"{name}.scale"] = scales[:, index]
         return masks
 
-    def _forward(
-        self, parameters: Tensors, buffers: Tensors, masks: dict[str, Tensor], x: Tensor
+    def forward(
+        self, parameters: Tensors, buffers: Tensors, masks: dict[str, Tensor], x: Tensor, *, training: bool
     ) -> tuple[Tensor, Tensors, Tensors]:
         """Return the outputs `[K, rows, outputs]` of `x` `[K, rows, features]`, batch norm's statistics and shares.
 
-        Where an example has several targets, the outputs for each are a row.
+        Where an example has several targets, the outputs for each are a row. The statistics are of training, the shares
+        of `units` of evaluation.
         """
+        self._module.train(training)
         names = [*self.parameters.names, *self.buffers.names]
         tensors = {**dict(zip(names, [*parameters, *buffers], strict=True)), **masks}
 
         def one(tensors: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensors, Tensors]:
-            if not self._module.training:
+            if not training:
                 self.units.begin()
             outputs = functional_call(self._module, tensors, (x,))
             statistics = [norm.statistics for norm in self._norms if norm.training]
-            units = [] if self._module.training else list(self.units.take().values())
+            units = [] if training else list(self.units.take().values())
             return outputs, [tensor for pair in statistics if pair is not None for tensor in pair], units
 
         with lane_operations(), autocast(self.geometry.precision, self.geometry.device):
@@ -314,7 +237,6 @@ class Network:
         return losses, logs.exp() - target
 
     def graphs(self) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-        """Return the traced graphs of a step and of an evaluation, each with fake tensors for its inputs."""
         stack, examples = self.new_stack(2), self._examples()
         pieces = self.pieces(stack)
         laned = [*(True for _ in pieces), False, False, True, True, True, *(False for _ in examples.step[5:])]
@@ -353,34 +275,44 @@ class _Examples:
 class Program:
     """The two graphs of a geometry, ready to be run; `compiled` says by what."""
 
-    def __init__(self, network: Network, step: Graph, evaluation: Graph, *, compiled: bool) -> None:
+    def __init__(self, network: LaneNetworks, step: Graph, evaluation: Graph, *, compiled: bool) -> None:
         self.network = network
         self.compiled = compiled
         self._step = step
         self._evaluation = evaluation
 
-    def stepper(self, stack: Stack, x: Tensor, y: Tensor, constants: Tensors) -> Step:
-        """Return a function that trains a step of the stack's lanes on examples of `x` and `y`.
+    def stepper(self, stack: Stack, examples: Sequence[Tensor], constants: Tensors) -> Step:
+        """Return a function that trains a step of the stack's lanes on examples: features, and what they are to be.
 
         `constants` are those of `Augment.constants`.
         """
-        fixed = [*self.network.pieces(stack), x, y]
+        fixed = [*self.network.pieces(stack), *examples]
 
-        def step(rows: Tensor, table: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-            loss, norms = self._step([*fixed, rows, table, words, *constants])
+        def step(*given: Tensor) -> tuple[Tensor, Tensor]:
+            loss, norms = self._step([*fixed, *given, *constants])
             return loss, norms
 
         return step
 
-    def evaluate(self, stack: Stack, x: Tensor, y: Tensor, counted: Tensor) -> Tensors:
-        """Return what `Network.evaluate` does, each `[K]`, over the rows that are `counted` `[rows]`."""
-        return self._evaluation([stack.parameters, stack.buffers, x, y, counted])
+    def evaluate(self, stack: Stack, *given: Tensor) -> Tensors:
+        """Return what the networks' `evaluate` does of the stack's lanes: `[K]` each, or with more axes."""
+        return self._evaluation([stack.parameters, stack.buffers, *given])
+
+
+def network_of(geometry: Geometry) -> LaneNetworks:
+    """Return what lanes of a geometry train."""
+    if isinstance(geometry.model, GAN):
+        # They are made of two networks of this module.
+        from swathe.training.gan_program import Adversaries
+
+        return Adversaries(geometry)
+    return Network(geometry)
 
 
 @lru_cache(maxsize=_PROGRAMS)
 def eager_program(geometry: Geometry) -> Program:
     """Return the program of a geometry as torch runs it, operation by operation; tracing takes a second."""
-    network = Network(geometry)
+    network = network_of(geometry)
     (step, _), (evaluation, _) = network.graphs()
 
     def run(graph: Any) -> Graph:
@@ -398,8 +330,8 @@ def compiled_program(geometry: Geometry, folder: Path) -> Program:
     """Return the compiled program of a geometry, which `lane_compiler` has put into `folder`."""
     from swathe.training.lane_compiler import load
 
-    step, evaluation = load(folder, geometry.device)
-    return Program(Network(geometry), step, evaluation, compiled=True)
+    step, evaluation = load(folder)
+    return Program(network_of(geometry), step, evaluation, compiled=True)
 
 
 def _no_examples(geometry: Geometry, rows: int) -> Tensor:

@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from swathe.errors import BadInputError, bad_value
-from swathe.training import lane_compiler, streams
+from swathe.training import lane_compiler, lane_widths, streams
 from swathe.training.augment import Augment
 from swathe.training.cuda_graph import CudaGraphs
 from swathe.training.data import Dataset, load
-from swathe.training.health import gradient_metrics, peak_memory, sampled, update_ratios
+from swathe.training.gan import compared
+from swathe.training.health import gradient_metrics, peak_memory, update_ratios
 from swathe.training.lane_optim import coefficients, stage_coefficients
 from swathe.training.lane_program import Geometry, Program, Stack, Step, compiled_program, eager_program
 from swathe.training.models import build
 from swathe.training.precision import set_products
-from swathe.training.recipe import FineTune, Recipe
+from swathe.training.recipe import GAN, FineTune, Recipe
 from swathe.training.recipe_check import check
 from swathe.training.schedule import EarlyStopping, LearningRate
 from swathe.training.solo import CHECK_STEPS, WHOLE_ROWS, bits_per_character, evaluation_parts
@@ -68,8 +69,23 @@ class LaneState:
     tensors: tuple[Tensor, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Given:
+    """What the steps of an epoch are given, each `[steps, K, ...]`."""
+
+    order: Tensor
+    table: Tensor
+    words: Tensor
+
+    def of(self, lanes: list[int]) -> Given:
+        """Return what these lanes are given, in this order."""
+        return Given(self.order[:, lanes], self.table[:, lanes], self.words[:, lanes])
+
+
 @dataclass(slots=True, eq=False)
-class _Lane:
+class Lane:
+    """A trial in a block, which trains or has `finished`."""
+
     tag: int
     recipe: Recipe
     rate: LearningRate
@@ -81,17 +97,17 @@ class _Lane:
     kept: tuple[Tensor, ...] = ()
 
 
-# The lanes of one step, their losses `[K]` and their gradients' norms `[K, 3 + between]`.
-_Step = tuple[list[_Lane], Tensor, Tensor]
+# The lanes of one step, their losses `[K]` or `[K, losses]`, and their gradients' norms `[K, 3 + between]`.
+_Step = tuple[list[Lane], Tensor, Tensor]
 
 
 class LaneBlock:
     """At most K lanes on one device for trials whose recipes have one structural key, trained an epoch at a time.
 
     A trial's numbers are a function of its recipe, and in their last bits of the program, compiled or not: they do not
-    depend on K, on its lane, on when it was admitted, or on what its neighbours do (uncompiled on a CPU: with one
-    thread, as torch then splits tensors among threads wherever it likes). They are those of `Solo` up to rounding.
-    A step costs what its live lanes cost: a lane that is free takes no time.
+    depend on its lane, on when it was admitted, or on what its neighbours do (uncompiled on a CPU: with one thread, as
+    torch then splits tensors among threads wherever it likes), and on a CPU not on K. They are those of `Solo` up to
+    rounding. A step costs what its live lanes cost, on a GPU those of the next of its `lane_widths`.
 
     Compiled, the program is made when it is not on disk yet, which takes some twenty seconds; `note` is one line when
     lanes were to be compiled and are not, else "". With `layers` reports have the gradient's norm of every layer.
@@ -120,8 +136,7 @@ class LaneBlock:
         if not (compiled and lane_compiler.is_compiled(self._geometry, cache)) and (reason := can_lane(recipe)):
             raise BadInputError(reason)
         self._steps = self._geometry.examples // self._geometry.batch
-        examples = Augment.of(recipe, self._data).examples(self._data)
-        self._train = (self._inputs(examples), self._typed(self._data.train_y))
+        self._train = self._training_part(recipe)
         self._validation = list(self._validation_parts())
         self.note = ""
         if compiled:
@@ -134,13 +149,14 @@ class LaneBlock:
             self._program = eager_program(self._geometry)
         self._network = self._program.network
         self._constants = self._network.augment.constants(self._data, device, dtype)
-        layout = self._network.parameters
-        self._sampled = torch.tensor(layout.columns(sampled(sum(layout.sizes))), device=device)
+        self._on_gpu = torch.device(device).type == "cuda"
         # One lane more, which no trial gets, has the end of every tensor.
-        self._spare = 1 if self._geometry.batch % WHOLE_ROWS and not self.compiled else 0
+        narrow = any(rows % WHOLE_ROWS for rows in self._passes())
+        self._spare = 1 if narrow and not self.compiled and not self._on_gpu else 0
+        self._permutations = streams.Permutations(ahead=self._on_gpu)
         # Those that train, each by its row in the stack, and those that are finished.
-        self._live: list[_Lane] = []
-        self._finished: list[_Lane] = []
+        self._live: list[Lane] = []
+        self._finished: list[Lane] = []
         self._resize(lanes)
 
     def _resize(self, lanes: int) -> None:
@@ -148,8 +164,9 @@ class LaneBlock:
             raise bad_value("lanes", lanes, "an integer, at least 1")
         self._capacity = lanes
         self._stack: Stack = self._network.new_stack(lanes + self._spare)
-        on_gpu = torch.device(self._geometry.device).type == "cuda"
-        self._graphs = CudaGraphs() if on_gpu else None
+        self._graphs = CudaGraphs() if self._on_gpu else None
+        # Of a GPU's steps; not looked for yet.
+        self._widths: list[int] = []
 
     @property
     def compiled(self) -> bool:
@@ -198,11 +215,11 @@ class LaneBlock:
             regularization = recipe.regularization
             rate = LearningRate(recipe.schedule, recipe.optim.lr, self._steps, recipe.epochs)
             stopping = EarlyStopping(regularization.patience, regularization.min_delta)
-            lane = _Lane(tag, recipe, rate, stopping)
+            lane = Lane(tag, recipe, rate, stopping)
             self._initialise(recipe, index)
         else:
             rate, stopping = replace(state.rate), replace(state.stopping)
-            lane = _Lane(tag, recipe, rate, stopping, state.epoch, state.seconds, state.finished, state.tensors)
+            lane = Lane(tag, recipe, rate, stopping, state.epoch, state.seconds, state.finished, state.tensors)
             if lane.finished:
                 self._finished.append(lane)
                 return
@@ -223,8 +240,9 @@ class LaneBlock:
         epoch = list(self._live)
         if not epoch:
             return []
-        began = time.perf_counter()
         set_products(self._precision, self._geometry.device)
+        self._begin(epoch)
+        began = time.perf_counter()
         for lane in epoch:
             lane.epoch += 1
         trace, moved = self._train_epoch(should_stop)
@@ -233,7 +251,6 @@ class LaneBlock:
         if not trained:
             return []
         training_seconds = time.perf_counter() - began
-        nothing = {"val_loss": math.nan, "val_accuracy": math.nan}
         validation = dict(zip(self.tags, self._evaluate(), strict=True)) if self._live else {}
         spent = (time.perf_counter() - began) / len(trained)
         reports, memory = [], peak_memory(self._geometry.device)
@@ -241,10 +258,10 @@ class LaneBlock:
             losses, norms = history[lane.tag]
             lane.seconds += spent
             steps = len(losses)
+            rate = lane.rate.at((lane.epoch - 1) * self._steps + steps - 1)
             metrics = {
-                **({"first_loss": float(losses[0])} if lane.epoch == 1 else {}),
-                **self._scored(float(losses.mean()), **validation.get(lane.tag, nothing)),
-                "lr": lane.rate.at((lane.epoch - 1) * self._steps + steps - 1),
+                **self._scores(lane, losses, rate, validation.get(lane.tag)),
+                "lr": rate,
                 "grad_norm": float(norms[:, 0].mean()),
                 "grad_norm_max": float(norms[:, 0].max()),
                 **self._last_step(norms, moved.get(lane.tag)),
@@ -273,10 +290,9 @@ class LaneBlock:
         while len(losses) < steps:
             for lane in self._live:
                 lane.epoch += 1
-            order, table, words = self._order(self._live), self._table(self._live), self._words(self._live)
-            train = self._stepper()
+            lanes, given, train = list(self._live), self._given(self._live), self._stepper()
             for step in range(min(self._steps, steps - len(losses))):
-                loss, _ = train(order[step], table[step], words[step])
+                loss, _ = train(*self._given_in(step, lanes, given))
                 losses.append(loss[: len(self._live)])
         return torch.stack(losses).cpu().double()
 
@@ -305,12 +321,18 @@ class LaneBlock:
         return LaneState(lane.epoch, lane.seconds, lane.finished, rate, stopping, self._rows(lane))
 
     def shrink(self, lanes: int) -> None:
-        """Give the block another number of lanes; raises `BadInputError` when its trials do not fit."""
+        """Give the block another number of lanes; raises `BadInputError` when its trials do not fit.
+
+        On a GPU, where those would give other bits, it keeps those that it has.
+        """
         taken = len(self._live) + len(self._finished)
         if taken > lanes:
             raise bad_value("lanes", lanes, f"at least {taken}, as so many trials are in the block")
-        before, live = self._stack, len(self._live)
+        if self._on_gpu and lanes not in self._widths:
+            return
+        before, live, widths = self._stack, len(self._live), self._widths
         self._resize(lanes)
+        self._widths = [width for width in widths if width <= lanes]
         for rows, old in zip(self._stack.all(), before.all(), strict=True):
             rows[:live] = old[:live]
 
@@ -319,31 +341,30 @@ class LaneBlock:
         lanes = list(self._live)
         for lane in lanes:
             lane.epoch = 1
-        train = self._stepper()
-        steps = itertools.cycle(zip(self._order(lanes), self._table(lanes), self._words(lanes), strict=True))
-        return lambda: train(*next(steps))
+        given, train, steps = self._given(lanes), self._stepper(), itertools.cycle(range(self._steps))
+        return lambda: train(*self._given_in(next(steps), lanes, given))
 
-    def _lane(self, tag: int) -> _Lane:
+    def _lane(self, tag: int) -> Lane:
         for lane in (*self._live, *self._finished):
             if lane.tag == tag:
                 return lane
         raise BadInputError(f"trial {tag} is not in the block.")
 
-    def _rows(self, lane: _Lane) -> tuple[Tensor, ...]:
+    def _rows(self, lane: Lane) -> tuple[Tensor, ...]:
         """Return a copy of a lane's rows, on the CPU."""
         if lane.finished:
             return lane.kept
         index = self._live.index(lane)
         return tuple(rows[index].cpu().clone() for rows in self._stack.saved())
 
-    def _finish(self, lane: _Lane) -> None:
+    def _finish(self, lane: Lane) -> None:
         """Take a lane out of those that train and keep what it ended with."""
         lane.kept = self._rows(lane)
         lane.finished = True
         self._take_out(lane)
         self._finished.append(lane)
 
-    def _take_out(self, lane: _Lane) -> None:
+    def _take_out(self, lane: Lane) -> None:
         """Give a lane's row to the last one, so that those that train lie side by side."""
         index, last = self._live.index(lane), len(self._live) - 1
         for rows in self._stack.all():
@@ -356,6 +377,19 @@ class LaneBlock:
         if moved is None:
             return {}
         return {**gradient_metrics(norms[-1].tolist(), self._network.layers), "update_ratio": moved}
+
+    def _begin(self, lanes: list[Lane]) -> None:
+        """Make ready for an epoch of these lanes, before its time counts."""
+
+    def _scores(self, lane: Lane, losses: Array, rate: float, validation: dict[str, float] | None) -> dict[str, float]:
+        """Return what a report says of an epoch's losses `[steps, losses]` and of what was found after it, if it was.
+
+        `rate` is that of the last step.
+        """
+        own = losses[:, 0]
+        first = {"first_loss": float(own[0])} if lane.epoch == 1 else {}
+        found = validation or {"val_loss": math.nan, "val_accuracy": math.nan}
+        return {**first, **self._scored(float(own.mean()), **found)}
 
     def _scored(self, train_loss: float, val_loss: float, val_accuracy: float, **units: float) -> dict[str, float]:
         if not math.isfinite(train_loss):
@@ -377,22 +411,33 @@ class LaneBlock:
     def _typed(self, targets: Tensor) -> Tensor:
         return targets if self._data.classes else targets.to(self._geometry.dtype)
 
-    def _validation_parts(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _training_part(self, recipe: Recipe) -> tuple[Tensor, ...]:
+        """Return what a step takes its batches from: features and targets."""
+        examples = Augment.of(recipe, self._data).examples(self._data)
+        return self._inputs(examples), self._typed(self._data.train_y)
+
+    def _passes(self) -> list[int]:
+        """Return how many examples are in a pass, where that is not a multiple of `WHOLE_ROWS` already."""
+        return [self._geometry.batch]
+
+    def _validation_parts(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield features, targets and which rows count, of each part."""
         data = self._data
         for rows, counted in evaluation_parts(len(data.val_y), self._geometry.device, data.length):
             x = self._inputs(self._data.val_x[rows])
             yield x, self._typed(self._data.val_y[rows]), torch.arange(len(rows), device=rows.device) < counted
 
-    def _initialise(self, recipe: Recipe, index: int) -> None:
-        """Give a lane the parameters that `Solo` starts from."""
-        geometry, stack, network = self._geometry, self._stack, self._network
-        generator = streams.generator(recipe.seed, Stream.INIT)
+    def _first_state(self, recipe: Recipe) -> dict[str, Tensor]:
+        """Return the parameters and buffers that `Solo` starts from."""
+        geometry, generator = self._geometry, streams.generator(recipe.seed, Stream.INIT)
         shapes = geometry.image_shape, 0.0, generator, geometry.sequence
-        module = build(recipe.model, geometry.features, geometry.classes or 1, *shapes)
-        state = module.state_dict()
+        state = build(recipe.model, geometry.features, geometry.classes or 1, *shapes).state_dict()
         if isinstance(recipe.transfer, FineTune):
             state = initial_state(recipe.transfer, state, self._cache)
+        return state
+
+    def _initialise(self, recipe: Recipe, index: int) -> None:
+        stack, network, state = self._stack, self._network, self._first_state(recipe)
         for rows in stack.saved():
             rows[index] = 0
         for layout, rows in ((network.parameters, stack.parameters), (network.buffers, stack.buffers)):
@@ -407,8 +452,10 @@ class LaneBlock:
         history: list[_Step] = []
         moved: dict[int, float] = {}
         lanes = list(self._live)
-        order, table, words = self._order(lanes), self._table(lanes), self._words(lanes)
-        train = self._stepper()
+        given, train = self._given(lanes), self._stepper()
+        for lane in lanes:
+            if lane.epoch < lane.recipe.epochs:
+                self._permutations.expect(lane.recipe.seed, lane.epoch + 1, self._geometry.examples)
         for step in range(self._steps):
             for lane in [lane for lane in self._live if should_stop(lane.tag)]:
                 self._take_out(lane)
@@ -418,17 +465,19 @@ class LaneBlock:
                 lanes = list(self._live)
                 if not lanes:
                     break
-                spared = places + list(range(order.shape[1] - self._spare, order.shape[1]))
-                order, table, words = order[:, spared], table[:, spared], words[:, spared]
+                # What a spare lane is given does not matter.
+                last = given.table.shape[1] - 1
+                given = given.of(places + [last] * self._spares(len(lanes)))
                 train = self._stepper()
             before = self._weights(len(lanes)) if step == self._steps - 1 else None
-            loss, norms = train(order[step], table[step], words[step])
+            loss, norms = train(*self._given_in(step, lanes, given))
             history.append((lanes, loss, norms))
             if before is not None:
-                ratios = update_ratios(*self._trained(table[step], before, self._sample(len(lanes))))
+                moves = self._network.trained(given.table[step], before, self._sample(len(lanes)))
+                ratios = update_ratios(*moves)
                 moved = dict(zip((lane.tag for lane in lanes), ratios, strict=True))
             if step % CHECK_STEPS == CHECK_STEPS - 1:
-                finite = loss.isfinite().tolist()
+                finite = loss.isfinite().reshape(len(loss), -1).all(1).tolist()
                 for lane in [lane for lane, fine in zip(lanes, finite, strict=False) if not fine]:
                     self._finish(lane)
         return history, moved
@@ -438,58 +487,91 @@ class LaneBlock:
         return self._sample(lanes)
 
     def _sample(self, lanes: int) -> Tensor:
-        """Return a copy of what `health.sampled` takes of the first lanes' parameters; with stages, of all."""
-        rows = self._stack.parameters[:lanes]
-        return rows.clone() if self._geometry.transfer else rows.index_select(1, self._sampled)
+        return self._network.sample(self._stack.parameters[:lanes])
 
-    def _trained(self, table: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
-        """Return rows of parameters with 0 for those that a step by this table has not trained."""
-        if not self._geometry.transfer:
-            return rows
-        trained = self._network.trained(table[: len(rows[0])])
-        return tuple(torch.where(trained, one, 0.0) for one in rows)
+    def _spares(self, live: int) -> int:
+        """Return how many lanes a step of so many live ones computes beyond them."""
+        if not self._on_gpu:
+            return self._spare
+        return next(width for width in self._equal_widths() if width >= live) - live
+
+    def _equal_widths(self) -> list[int]:
+        """Return the widths of a GPU's steps, the smallest first, measured once with a trial of the block."""
+        if not self._widths:
+            # Enough for what that trial alone is given.
+            self._widths = [1]
+            lane = replace(self._live[0], epoch=max(1, self._live[0].epoch))
+            given = [one[:1] for one in self._given_in(0, [lane], self._given([lane]))]
+            saved = [rows.clone() for rows in self._stack.saved()]
+
+            def compute(width: int) -> list[Tensor]:
+                """Train that trial for a step in so many lanes, and evaluate it."""
+                stack = self._stack.first(width)
+                for rows, old in zip(stack.saved(), saved, strict=True):
+                    rows.copy_(old[:1].expand_as(rows))
+                step = self._program.stepper(stack, self._train, self._constants)
+                trained = step(*(one.expand(width, *one.shape[1:]).contiguous() for one in given))
+                return [*trained, *self._evaluated(lane, stack), *stack.saved()]
+
+            self._widths = lane_widths.same_bits(self._capacity, compute)
+            for rows, old in zip(self._stack.saved(), saved, strict=True):
+                rows.copy_(old)
+        return self._widths
+
+    def _evaluated(self, lane: Lane, stack: Stack) -> list[Tensor]:
+        """Return what the program finds in the first part of the validation, each lane of the stack being that one."""
+        return self._program.evaluate(stack, *self._validation[0])
 
     def _stepper(self) -> Step:
-        lanes = len(self._live) + self._spare
+        lanes = len(self._live) + self._spares(len(self._live))
         stack = self._stack.first(lanes)
-        step = self._program.stepper(stack, *self._train, self._constants)
+        step = self._program.stepper(stack, self._train, self._constants)
         return step if self._graphs is None else self._graphs.stepper(lanes, step, stack.saved())
 
-    def _order(self, lanes: list[_Lane]) -> Tensor:
+    def _given(self, lanes: list[Lane]) -> Given:
+        return Given(self._order(lanes), self._table(lanes), self._words(lanes))
+
+    def _given_in(self, step: int, lanes: list[Lane], given: Given) -> tuple[Tensor, ...]:
+        """Return what a step of these lanes is given, besides the stack and the data."""
+        return given.order[step], given.table[step], given.words[step]
+
+    def _order(self, lanes: list[Lane]) -> Tensor:
         """Return the examples of each step, `[steps, K, batch]`; a spare lane repeats the first one."""
         batch, examples = self._geometry.batch, self._geometry.examples
-        order = torch.zeros(self._steps, len(lanes) + self._spare, batch, dtype=torch.int64)
+        order = torch.empty(len(lanes) + self._spares(len(lanes)), self._steps, batch, dtype=torch.int64)
+        order[len(lanes) :] = 0
         for index, lane in enumerate(lanes):
-            permutation = streams.permutation(lane.recipe.seed, lane.epoch, examples)
-            order[:, index] = permutation[: self._steps * batch].view(self._steps, batch)
-        return order.to(self._geometry.device)
+            permutation = self._permutations.of(lane.recipe.seed, lane.epoch, examples)
+            order[index] = permutation[: self._steps * batch].view(self._steps, batch)
+        return order.to(self._geometry.device).transpose(0, 1).contiguous()
 
-    def _table(self, lanes: list[_Lane]) -> Tensor:
+    def _table(self, lanes: list[Lane]) -> Tensor:
         """Return the coefficients of each step and lane, `[steps, K, Coefficient + strengths]`."""
         augment = self._network.augment
-        table = np.zeros((self._steps, len(lanes) + self._spare, self._network.coefficients + len(augment.names)))
+        width = len(lanes) + self._spares(len(lanes))
+        table = np.zeros((self._steps, width, self._network.coefficients + len(augment.names)))
         for index, lane in enumerate(lanes):
-            first = (lane.epoch - 1) * self._steps
-            rates = [lane.rate.at(step) for step in range(first, first + self._steps)]
+            first, rates = (lane.epoch - 1) * self._steps, lane.rate.of_epoch(lane.epoch)
             table[:, index, : self._network.coefficients] = self._coefficients(lane, first, rates)
             if augment.names:
                 table[:, index, self._network.coefficients :] = augment.strengths(lane.recipe, lane.epoch, self._steps)
         return torch.from_numpy(table).to(self._geometry.device, self._geometry.dtype)
 
-    def _coefficients(self, lane: _Lane, first: int, rates: list[float]) -> Array:
+    def _coefficients(self, lane: Lane, first: int, rates: Array) -> Array:
         transfer = lane.recipe.transfer
         if not isinstance(transfer, FineTune):
             return coefficients(lane.recipe, first, rates)
         by_stage = stage_coefficients(lane.recipe, transfer, self._network.stages, lane.epoch, self._steps, rates)
         return by_stage.reshape(len(rates), -1)
 
-    def _words(self, lanes: list[_Lane]) -> Tensor:
+    def _words(self, lanes: list[Lane]) -> Tensor:
         """Return what each step draws from, as `Solo` has it: `[steps, K, layers + draws, 2]`.
 
         For the masks of the dropout layers, and then for augmentation.
         """
         layers, augment = len(self._network.dropouts), self._network.augment
-        words = np.zeros((self._steps, len(lanes) + self._spare, layers + len(augment.draws), 2), dtype=np.int32)
+        width = len(lanes) + self._spares(len(lanes))
+        words = np.zeros((self._steps, width, layers + len(augment.draws), 2), dtype=np.int32)
         for index, lane in enumerate(lanes if words.size else ()):
             words[:, index, :layers] = streams.dropout_words(lane.recipe.seed, lane.epoch, self._steps, layers)
             words[:, index, layers:] = augment.words(lane.recipe.seed, lane.epoch, self._steps)
@@ -497,27 +579,30 @@ class LaneBlock:
 
     def _evaluate(self) -> list[dict[str, float]]:
         """Return the metrics of each lane that trains on the validation part."""
-        stack = self._stack.first(len(self._live) + self._spare)
+        stack = self._stack.first(len(self._live) + self._spares(len(self._live)))
         parts = [self._program.evaluate(stack, *part) for part in self._validation]
         # `[parts, columns, K]` at once: each operation on so few numbers costs more than they do.
-        totals = torch.stack([torch.stack([column.double() for column in part]) for part in parts]).sum(0)
+        # Added up on the CPU: a GPU would share the sum out by the number of lanes.
+        totals = torch.stack([torch.stack([column.double() for column in part]) for part in parts]).cpu().sum(0)
         names = ("val_loss", "val_accuracy", *self._network.units.names)
         counts = np.array([self._data.val_y.numel()] * 2 + [len(parts)] * (len(names) - 2))
-        lanes = (totals.cpu().numpy() / counts[:, None]).T[: len(self._live)].tolist()
+        lanes = (totals.numpy() / counts[:, None]).T[: len(self._live)].tolist()
         return [dict(zip(names, lane, strict=True)) for lane in lanes]
 
 
 def _by_lane(history: list[_Step]) -> dict[int, tuple[Array, Array]]:
-    """Return each lane's losses `[steps]` and norms `[steps, 3 + between]` by its tag."""
+    """Return each lane's losses `[steps, losses]` and norms `[steps, 3 + between]` by its tag."""
     found: dict[int, list[Array]] = {}
+    count = 1
     # As long as the lanes stay the same, so does the list.
     for _, steps in itertools.groupby(history, key=lambda step: id(step[0])):
         lanes, losses, norms = zip(*steps, strict=True)
-        values = torch.cat([torch.stack(losses)[:, :, None], torch.stack(norms)], dim=2).cpu().double().numpy()
+        own = torch.stack(losses) if losses[0].dim() > 1 else torch.stack(losses)[:, :, None]
+        count, values = own.shape[2], torch.cat([own, torch.stack(norms)], dim=2).cpu().double().numpy()
         for index, lane in enumerate(lanes[0]):
             found.setdefault(lane.tag, []).append(values[:, index])
     whole = {tag: np.concatenate(parts) for tag, parts in found.items()}
-    return {tag: (values[:, 0], values[:, 1:]) for tag, values in whole.items()}
+    return {tag: (values[:, :count], values[:, count:]) for tag, values in whole.items()}
 
 
 def geometry_of(
@@ -526,6 +611,9 @@ def geometry_of(
     """Return what the program of a recipe's blocks depends on; `layers` as `LaneBlock` has it."""
     data = dataset.to(device)
     examples, features = data.train_x.shape
+    # Those of a GAN are compared at once, and its reports have no other layers than the ends of the generator.
+    gan = isinstance(recipe.model, GAN)
+    rows = compared(len(data.val_y)) if gan else len(next(evaluation_parts(len(data.val_y), device, data.length))[0])
     return Geometry(
         key=structural_key(recipe),
         model=recipe.model,
@@ -533,7 +621,7 @@ def geometry_of(
         alters_gradient=recipe.regularization.alters_gradient,
         precision=recipe.precision,
         batch=recipe.batch_of(examples),
-        rows=len(next(evaluation_parts(len(data.val_y), device, data.length))[0]),
+        rows=rows,
         examples=examples,
         features=features,
         classes=data.classes,
@@ -544,5 +632,5 @@ def geometry_of(
         augmentation=recipe.augmentation.names,
         transfer=isinstance(recipe.transfer, FineTune),
         sequence=data.sequence,
-        layers=layers,
+        layers=layers and not gan,
     )

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from swathe.training.recipe import (
+    SCHEDULES,
     CosineSchedule,
     ExponentialSchedule,
     LinearSchedule,
@@ -44,25 +50,17 @@ class LearningRate:
             top = self.lr / schedule.div_factor if isinstance(schedule, OneCycleSchedule) else self.lr
             start = min(WARMUP_FROM, top)
             return (start + (top - start) * step / warmup) * self._scale
-        steps = max(1, self.steps_per_epoch * self.epochs - warmup)
-        done = min(1.0, (step - warmup) / steps)
-        match schedule:
-            case StepSchedule(every_epochs=every, gamma=gamma):
-                shape = gamma ** (step // self.steps_per_epoch // every)
-            case ExponentialSchedule(gamma=gamma):
-                shape = gamma ** (step // self.steps_per_epoch)
-            case LinearSchedule(final_fraction=final):
-                shape = final + (1 - final) * (1 - done)
-            case PolynomialSchedule(power=power, final_fraction=final):
-                shape = final + (1 - final) * (1 - done) ** power
-            case CosineSchedule(final_fraction=final):
-                # Loshchilov & Hutter 2017, equation 5, with one period.
-                shape = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
-            case OneCycleSchedule():
-                shape = _one_cycle(schedule, min(step - warmup, steps - 1), steps)
-            case _:
-                shape = 1.0
-        return self.lr * shape * self._scale
+        return self.lr * _shape(schedule, self.steps_per_epoch, self.epochs, step) * self._scale
+
+    def of_epoch(self, epoch: int) -> NDArray[np.float64]:
+        """Return the rates `[steps]` of an epoch, the first epoch being 1: what `at` says of each, bit for bit."""
+        first = (epoch - 1) * self.steps_per_epoch
+        last = first + self.steps_per_epoch
+        warm = [self.at(step) for step in range(first, min(max(self.schedule.warmup_steps, first), last))]
+        values = tuple(vars(self.schedule).values())
+        shapes = _shapes(self.schedule.name, values, self.steps_per_epoch, self.epochs, first + len(warm), last)
+        rates = self.lr * shapes * self._scale
+        return np.concatenate([warm, rates]) if warm else rates
 
     def end_epoch(self, val_loss: float) -> None:
         """Take in an epoch's validation loss: a plateau lowers the rate after more than `patience` bad epochs.
@@ -78,6 +76,39 @@ class LearningRate:
         if self._bad_epochs > self.schedule.patience:
             self._scale *= self.schedule.factor
             self._bad_epochs = 0
+
+
+@lru_cache(maxsize=256)
+def _shapes(
+    name: str, values: tuple[Any, ...], steps_per_epoch: int, epochs: int, first: int, end: int
+) -> NDArray[np.float64]:
+    """Return the shape at each step of a range: the trials of a block mostly have one schedule, and differ in lr."""
+    schedule = SCHEDULES[name](*values)
+    return np.array([_shape(schedule, steps_per_epoch, epochs, step) for step in range(first, end)], dtype=np.float64)
+
+
+def _shape(schedule: Schedule, steps_per_epoch: int, epochs: int, step: int) -> float:
+    """Return the share of `lr` that a schedule has at a step after its warm-up."""
+    warmup = schedule.warmup_steps
+    steps = max(1, steps_per_epoch * epochs - warmup)
+    done = min(1.0, (step - warmup) / steps)
+    match schedule:
+        case StepSchedule(every_epochs=every, gamma=gamma):
+            shape = gamma ** (step // steps_per_epoch // every)
+        case ExponentialSchedule(gamma=gamma):
+            shape = gamma ** (step // steps_per_epoch)
+        case LinearSchedule(final_fraction=final):
+            shape = final + (1 - final) * (1 - done)
+        case PolynomialSchedule(power=power, final_fraction=final):
+            shape = final + (1 - final) * (1 - done) ** power
+        case CosineSchedule(final_fraction=final):
+            # Loshchilov & Hutter 2017, equation 5, with one period.
+            shape = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
+        case OneCycleSchedule():
+            shape = _one_cycle(schedule, min(step - warmup, steps - 1), steps)
+        case _:
+            shape = 1.0
+    return shape
 
 
 def _one_cycle(schedule: OneCycleSchedule, step: int, steps: int) -> float:

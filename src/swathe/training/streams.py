@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from enum import IntEnum
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import Tensor
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
+# Permutations that are drawn ahead, at most: each has 8 bytes an example.
+MOST_AHEAD = 512
 
 
 class Stream(IntEnum):
@@ -52,6 +55,27 @@ def generator(seed: int, stream: Stream, epoch: int = 0, step: int = 0, device: 
 def permutation(seed: int, epoch: int, examples: int) -> Tensor:
     """Return the order in which an epoch takes the examples, `[examples]`, on the CPU."""
     return torch.randperm(examples, generator=generator(seed, Stream.ORDER, epoch))
+
+
+class Permutations:
+    """Orders of epochs; with `ahead`, those that are expected are drawn by a thread while a GPU trains."""
+
+    def __init__(self, *, ahead: bool) -> None:
+        self._thread = ThreadPoolExecutor(1, "permutations") if ahead else None
+        self._drawn: dict[tuple[int, int, int], Future[Tensor]] = {}
+
+    def of(self, seed: int, epoch: int, examples: int) -> Tensor:
+        """Return `permutation` of the same, to be asked for once."""
+        drawn = self._drawn.pop((seed, epoch, examples), None)
+        return permutation(seed, epoch, examples) if drawn is None else drawn.result()
+
+    def expect(self, seed: int, epoch: int, examples: int) -> None:
+        """Say that an order will be asked for, unless its trial ends before; of those, some are forgotten in turn."""
+        if self._thread is None:
+            return
+        while len(self._drawn) >= MOST_AHEAD:
+            del self._drawn[next(iter(self._drawn))]
+        self._drawn[seed, epoch, examples] = self._thread.submit(permutation, seed, epoch, examples)
 
 
 def dropout_words(seed: int, epoch: int, steps: int, layers: int) -> NDArray[np.int32]:

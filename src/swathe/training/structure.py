@@ -24,7 +24,7 @@ from swathe.training.recipe import (
 )
 
 # Of a model's options, those that change values and not the program.
-_VALUES = ("init",)
+MODEL_VALUES = ("init", "discriminator_optim", "discriminator_lr")
 # Answers of `can_lane` that a process keeps.
 _STRUCTURES = 1024
 # Cells of an LSTM one after the other, layers by steps, whose lanes are traced in some twenty seconds.
@@ -41,7 +41,7 @@ def structural_key(recipe: Recipe) -> str:
     the dataset with its options. Initialisation, probability of dropout, strengths of augmentations, optimiser, rate,
     schedule, regularisation, seed and epochs are a lane's own; so are loaded weights, frozen stages and their rates.
     """
-    model = {key: value for key, value in asdict(recipe.model).items() if key not in _VALUES}
+    model = {key: value for key, value in asdict(recipe.model).items() if key not in MODEL_VALUES}
     structure: dict[str, object] = {
         "model": model,
         "batch_size": recipe.batch_size,
@@ -73,8 +73,6 @@ def can_lane(recipe: Recipe) -> str | None:
     """
     if type(recipe.model) is not MODELS.get(recipe.model.name):
         return f"model.name: {recipe.model.name!r} has no form for lanes, so the trial is trained alone."
-    if isinstance(recipe.model, GAN):
-        return "model.name: 'gan' has two updates a step, and a lane has one, so the trial is trained alone."
     if recipe.precision == "fp16":
         return "precision: 'fp16' skips steps, which a lane cannot do beside others, so the trial is trained alone."
     return _why_not(_Structure(structural_key(recipe), recipe))
@@ -111,8 +109,15 @@ def _why_not(structure: _Structure) -> str | None:
     if sequence is not None:
         inputs = sequence.length * sequence.variables
         kind = torch.int64 if sequence.vocabulary else kind
-    shapes = image_shape, recipe.regularization.dropout, None, sequence
-    network = build(recipe.model, inputs, _CLASSES, *shapes)
+    dropout = recipe.regularization.dropout
+    if isinstance(recipe.model, GAN):
+        from swathe.training.gan import networks
+
+        both = networks(recipe.model, inputs, dropout, None)
+        sizes = {"generator": recipe.model.latent, "discriminator": inputs}
+        reasons = (why_not_lane(both[name], torch.empty(_EXAMPLES, size)) for name, size in sizes.items())
+        return next((reason for reason in reasons if reason is not None), None)
+    network = build(recipe.model, inputs, _CLASSES, image_shape, dropout, None, sequence)
     return why_not_lane(network, torch.empty(_EXAMPLES, inputs, dtype=kind))
 
 
@@ -129,4 +134,4 @@ def is_structural(name: str) -> bool:
     """Whether a config key, dotted, can change the structural key; a group's own name swaps the whole group."""
     group, _, option = name.partition(".")
     whole = ("batch_size", "precision", "augmentation", "transfer")
-    return name in whole or (group == "model" and option not in _VALUES) or group == "data"
+    return name in whole or (group == "model" and option not in MODEL_VALUES) or group == "data"
