@@ -31,6 +31,7 @@ from swathe.schema import (
     SWEEP_GROUPS,
     CheckpointOptions,
     ClusterOptions,
+    CostOptions,
     LanesOptions,
     PreflightOptions,
     SweepOptions,
@@ -40,7 +41,7 @@ from swathe.training import recipe
 
 _GRAMMAR = "KEY=VALUE in Hydra's override grammar"
 # Parts of a sweep's config that may change between its sessions: the trials are the same ones.
-_NOT_IDENTITY = ("checkpoints", "cluster", "lanes", "preflight", "tracking", "device")
+_NOT_IDENTITY = ("checkpoints", "cluster", "cost", "lanes", "preflight", "tracking", "device")
 _NOT_IDENTITY_OF_SWEEP = (
     "name",
     "trials",
@@ -188,6 +189,10 @@ class ComposedSweep:
     def preflight(self) -> PreflightOptions:
         return PreflightOptions(**self.values["preflight"])
 
+    @property
+    def cost(self) -> CostOptions:
+        return CostOptions(**self.values["cost"])
+
     @cached_property
     def tracking(self) -> TrackingOptions:
         return TrackingOptions(**self.values["tracking"])
@@ -323,7 +328,10 @@ def _compose_run(body: Mapping[str, Any], overrides: Sequence[str], source: str)
 
 # Parts of a sweep's config that no trial's numbers depend on.
 NOT_A_TRIALS = frozenset(
-    {"sweep", "checkpoints", "cluster", "lanes", "diagnosis", "preflight", "tracking", "sampler", "pruner", "device"}
+    {
+        *("sweep", "checkpoints", "cluster", "cost", "lanes", "diagnosis", "preflight"),
+        *("tracking", "sampler", "pruner", "device"),
+    }
 )
 
 

@@ -311,6 +311,11 @@ class Controller:
         """Reports taken in so far, those of earlier sessions included."""
         return self._epochs
 
+    @property
+    def device_seconds(self) -> float:
+        """What the reports of this session took of the devices (seconds)."""
+        return self._device_seconds
+
     def handle(self, event: Event) -> list[Command]:
         """Take one event in and return the commands that follow from it, in the order to carry them out."""
         if self._done:

@@ -78,7 +78,8 @@ class Progress:
     """What a view shows: counts by state, the best trial and what is going on. Times in seconds.
 
     `lanes`: live ones and all, None where trials are no lanes. `diagnosis`: how many trials that are over have each
-    symptom.
+    symptom. Of this session, `begun` trials were over before it, and `cost` is what its devices cost, "" where no price
+    is known.
     """
 
     name: str
@@ -93,6 +94,9 @@ class Progress:
     workers: int
     lanes: tuple[float, float] | None = None
     diagnosis: Mapping[str, int] = field(default_factory=dict)
+    begun: int = 0
+    device_seconds: float = 0.0
+    cost: str = ""
 
 
 class View(Protocol):
@@ -376,6 +380,7 @@ class _Session:
         )
         self._symptoms = count_symptoms(past.attrs.get("diagnosis") for past in history if past.state.final)
         self._epochs_before = self._controller.epochs
+        self._over_before = sum(self._controller.counts.values())
         best = self._controller.best
         self._best_params = {past.number: past.params for past in history if best and past.number == best[0]}
         kept = composed.checkpoints.folder
@@ -677,7 +682,23 @@ class _Session:
             workers=len(self._pool.geometry),
             lanes=self._occupancy.now,
             diagnosis=self._symptoms,
+            begun=self._over_before,
+            device_seconds=controller.device_seconds,
+            cost=self._cost_text(),
         )
+
+    def _cost(self) -> float | None:
+        price = self._plan.composed.cost.per_device_hour
+        return None if price is None else price * self._controller.device_seconds / 3600
+
+    def _cost_text(self) -> str:
+        cost = self._cost()
+        return "" if cost is None else f"{cost:.2f} {self._plan.composed.cost.currency}".rstrip()
+
+    def _used(self) -> dict[str, float]:
+        """Return what the session took of its devices, as the sweep's run in MLflow has it."""
+        cost = self._cost()
+        return {"device_seconds": self._controller.device_seconds, **({} if cost is None else {"cost": cost})}
 
     def _show(self) -> None:
         now = time.monotonic()
@@ -732,7 +753,7 @@ class _Session:
             best_params=dict(params),
             note_markdown=_note(self._plan, self._controller, params, self._symptoms),
             model_path=self._model_path(best[0] if best else None),
-            metrics=self._occupancy.means(self._controller.epochs - self._epochs_before),
+            metrics=self._occupancy.means(self._controller.epochs - self._epochs_before) | self._used(),
         )
 
 

@@ -125,6 +125,14 @@ class TrackingOptions:
 
 
 @dataclass
+class CostOptions:
+    """What a worker's device costs: `per_device_hour` in a `currency`, None where nobody asks."""
+
+    per_device_hour: float | None = None
+    currency: str = ""
+
+
+@dataclass
 class RandomSampler:
     """Independent draws (Bergstra & Bengio 2012)."""
 
@@ -276,6 +284,7 @@ class Root:
     diagnosis: Any = field(default_factory=DiagnosisOptions)
     preflight: PreflightOptions = field(default_factory=PreflightOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
+    cost: CostOptions = field(default_factory=CostOptions)
     sampler: Any = MISSING
     pruner: Any = MISSING
 
@@ -329,6 +338,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     "diagnosis": DiagnosisOptions,
     "preflight": PreflightOptions,
     "tracking": TrackingOptions,
+    "cost": CostOptions,
 }
 
 
@@ -374,6 +384,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "lanes.memory_fraction": (lambda value: 0 < value <= 1, "a share above 0, at most 1"),
     "checkpoints.seconds": (_above(0), "seconds above 0, or null for no checkpoints"),
     "diagnosis.layers": (_one_of("ends", "all"), "ends, all"),
+    "cost.per_device_hour": (_above(0), "an amount above 0, or null"),
     "preflight.structures": (_at_least(1), "1 or more"),
     "preflight.seconds": (_above(0), "seconds above 0"),
     "cluster.kind": (_one_of("ray", "inline"), "ray, inline"),

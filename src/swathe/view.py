@@ -91,6 +91,8 @@ def headline(progress: Progress) -> str:
     if progress.best is not None:
         words.append(f"best {progress.metric} {progress.best[1]:.5g} (trial {progress.best[0]})")
     words.append(f"{progress.elapsed:.0f} s")
+    if progress.cost:
+        words.append(f"cost {progress.cost}")
     return ", ".join(words)
 
 
@@ -112,7 +114,7 @@ def panel(progress: Progress) -> Group:
     counts.append(f"{progress.counts.get(TrialState.COMPLETE, 0)} complete   ", style="green")
     counts.append(f"{progress.counts.get(TrialState.PRUNED, 0)} pruned   ", style="yellow")
     counts.append(f"{progress.counts.get(TrialState.FAILED, 0)} failed", style="red")
-    lines: list[Table | Text] = [bar, counts]
+    lines: list[Table | Text] = [bar, counts, Text("   ".join(_spent(progress)), style="dim")]
     if progress.diagnosis:
         lines.append(Text(f"diagnosis: {counts_text(progress.diagnosis)}", style="yellow"))
     if progress.best is not None:
@@ -123,12 +125,23 @@ def panel(progress: Progress) -> Group:
     return Group(*lines)
 
 
+def _spent(progress: Progress) -> list[str]:
+    """Return the session's pace and what it has taken of the devices."""
+    words = [f"{progress.device_seconds:.0f} device-seconds"]
+    if progress.cost:
+        words.append(f"cost {progress.cost}")
+    if (ended := finished(progress) - progress.begun) and progress.elapsed > 0:
+        words.insert(0, f"{ended / progress.elapsed:.2g} trials a second")
+    return words
+
+
 def eta(progress: Progress) -> str:
     """Return how long the rest of the trials will take at the pace so far."""
     over = finished(progress)
-    if over < 3 or progress.elapsed <= 0:
+    ended = over - progress.begun
+    if ended < 3 or progress.elapsed <= 0:
         return ""
-    return f"about {progress.elapsed / over * (progress.trials - over):.0f} s to go"
+    return f"about {progress.elapsed / ended * (progress.trials - over):.0f} s to go"
 
 
 def short(value: object) -> str:
