@@ -27,6 +27,7 @@ def rows(results: Path) -> Iterator[tuple[str, ...]]:
         yield from _gpu(name, _read(results / f"{name}.json"))
     yield from _lanes_on_gpu(_read(results / "gpu.json"))
     yield from _lanes(_read(results / "lanes.json"))
+    yield from _gan(_read(results / "gan.json"))
     yield from _health(_read(results / "health.json"))
     yield from _overhead(_read(results / "overhead.json"))
     for row in _read(results / "scale.json").get("rows", []):
@@ -103,6 +104,15 @@ def _lanes(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
                 what = f"{network['network']} on {network['device']}, a lane-step with {_counted(row['lanes'])}"
                 figure = f"{ours:.0f} us (limit {row['limit']:.0f} us)"
                 yield what, figure, f"a step alone {solo:.0f} us", f"{solo / ours:.1f}x", "lanes"
+
+
+def _gan(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    rows = {(row["program"], row["lanes"]): row["us"] for row in content.get("rows", [])}
+    ours = rows.get(("compiled", max(SHOWN_LANES)))
+    if ours is not None:
+        alone = rows["alone", 1]
+        what = f"a GAN on digits, a lane-step with {_counted(max(SHOWN_LANES))}"
+        yield what, f"{ours:.0f} us", f"a step alone {alone:.0f} us", f"{alone / ours:.1f}x", "gan"
 
 
 def _health(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:

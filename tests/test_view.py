@@ -9,7 +9,7 @@ from rich.console import Console
 
 from swathe.events import TrialState
 from swathe.runtime import Progress
-from swathe.view import headline, panel
+from swathe.view import EventView, headline, panel
 
 
 def progress_of(**changes: Any) -> Progress:
@@ -52,3 +52,19 @@ def test_what_a_session_costs_is_shown_where_a_price_is_known() -> None:
     assert "0.75 trials a second   0 device-seconds   cost 1.25 EUR" in shown({}, cost="1.25 EUR")
     assert headline(progress_of(cost="1.25 EUR")).endswith("12 s, cost 1.25 EUR")
     assert headline(progress_of()).endswith("12 s")
+
+
+def test_events_say_what_has_changed_and_the_last_state() -> None:
+    said: list[Any] = []
+    view = EventView(said.append)
+    view.show(progress_of())
+    view.show(progress_of(elapsed=13.0))
+    view.show(progress_of(running=1))
+    view.say("MLflow is away.")
+    view.show(progress_of(counts={TrialState.COMPLETE: 20}, running=0))
+    assert [one.get("counts", one.get("text")) for one in said] == [
+        {"complete": 6, "pruned": 3},
+        "MLflow is away.",
+        {"complete": 20},
+    ]
+    assert said[0]["best"] == {"trial": 4, "val_loss": 0.25, "optim.lr": 0.01}

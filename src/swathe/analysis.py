@@ -176,25 +176,28 @@ def leaders(home: Home, name: str, *, top: int) -> tuple[Overview, list[Row]]:
     # Before the trials are read: a driver that begins meanwhile finds its trials shown as waiting, never the reverse.
     driver = home.sweep(name).driver()
     card, study = _study(home, name)
-    history = study.history()
+    history = as_driven(study.history(), driver)
     study.close()
-    if driver is None:
-        # Drawn ahead, or on a worker when the driver died: Optuna has them as running, and nobody runs them.
-        history = [
-            replace(past, state=TrialState.WAITING) if past.state is TrialState.RUNNING else past for past in history
-        ]
     sign = 1.0 if card.direction == Direction.MINIMIZE.value else -1.0
 
     def rank(past: PastTrial) -> tuple[bool, bool, float, int]:
-        return _rank(_last(past), past.state is not TrialState.COMPLETE, past.number, sign)
+        return _rank(last_value(past), past.state is not TrialState.COMPLETE, past.number, sign)
 
     best_first = sorted((past for past in history if past.values), key=rank)[:top] if top else []
     rows = []
     for past in best_first:
-        metrics = {card.metric: _last(past), **json.loads(str(past.attrs.get("metrics", "{}")))}
+        metrics = {card.metric: last_value(past), **json.loads(str(past.attrs.get("metrics", "{}")))}
         symptoms = symptoms_of(past.attrs.get("diagnosis"))
         rows.append(Row(past.number, "", past.state.value, metrics, past.params, symptoms))
-    return _overview(home, name, card, history, driver), rows
+    return summary(home, name, card, history, driver), rows
+
+
+def as_driven(history: Sequence[PastTrial], driver: Mapping[str, Any] | None) -> Sequence[PastTrial]:
+    """Return trials in the states that they are in: without a driver nobody runs those that Optuna has as running."""
+    if driver is not None:
+        return history
+    # Drawn ahead, or on a worker when the driver died.
+    return [replace(past, state=TrialState.WAITING) if past.state is TrialState.RUNNING else past for past in history]
 
 
 def _rank(value: float | None, partial: bool, number: int, sign: float) -> tuple[bool, bool, float, int]:
@@ -203,19 +206,21 @@ def _rank(value: float | None, partial: bool, number: int, sign: float) -> tuple
     return missing, partial, 0.0 if value is None or missing else sign * value, number
 
 
-def _last(past: PastTrial) -> float | None:
+def last_value(past: PastTrial) -> float | None:
+    """Return what a trial reported last."""
     return past.values[max(past.values)] if past.values else past.value
 
 
-def _overview(
+def summary(
     home: Home, name: str, card: SweepCard, history: Sequence[PastTrial], driver: Mapping[str, Any] | None
 ) -> Overview:
+    """Return how a sweep stands from its trials, in the states that they are in."""
     counts: Counter[TrialState] = Counter(past.state for past in history)
     failures: Counter[str] = Counter(
         str(past.attrs.get("reason", "unknown")) for past in history if past.state is TrialState.FAILED
     )
     symptoms = count_symptoms(past.attrs.get("diagnosis") for past in history if past.state.final)
-    winner = _winner(history, Direction(card.direction))
+    winner = winner_of(history, Direction(card.direction))
     return Overview(
         name=name,
         status=_status(home.sweep(name), card, history, driver),
@@ -231,7 +236,8 @@ def _overview(
     )
 
 
-def _winner(history: Sequence[PastTrial], direction: Direction) -> PastTrial | None:
+def winner_of(history: Sequence[PastTrial], direction: Direction) -> PastTrial | None:
+    """Return the best complete trial; None where there is none yet."""
     sign = 1.0 if direction is Direction.MINIMIZE else -1.0
     complete = [past for past in history if past.state is TrialState.COMPLETE and past.value is not None]
     return min(complete, key=lambda past: (sign * (past.value or 0.0), past.number), default=None)
@@ -294,11 +300,17 @@ def compare(home: Home, name: str, *, top: int, sort: str | None = None) -> list
 def best(home: Home, name: str) -> Best:
     """Return the best complete trial; raises `BadInputError` when there is none yet."""
     card, study = _study(home, name)
-    winner = _winner(study.history(), Direction(card.direction))
+    history = study.history()
     study.close()
+    return best_of(card, history, Records(card.tracking_uri))
+
+
+def best_of(card: SweepCard, history: Sequence[PastTrial], records: Records) -> Best:
+    """Return the best of these trials as it is recorded; raises `BadInputError` when none is complete yet."""
+    name, winner = card.name, winner_of(history, Direction(card.direction))
     if winner is None or winner.value is None:
         raise BadInputError(f"Sweep {name!r} has no complete trial yet, so it has no best one.")
-    run = Records(card.tracking_uri).trial(card.experiment, name, winner.number)
+    run = records.trial(card.experiment, name, winner.number)
     return Best(
         sweep=name,
         trial=winner.number,

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -38,6 +38,7 @@ Overrides = Annotated[
 SweepName = Annotated[str, typer.Argument(help="The name of a sweep that was launched here.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Events = Annotated[bool, typer.Option("--events", help="Print a JSON line at each change, and one at the end.")]
 
 
 def _console() -> Console:
@@ -47,6 +48,10 @@ def _console() -> Console:
 def _print_json(value: object) -> None:
     # JSON has no NaN: null, as in Plotly and pandas.
     typer.echo(json.dumps(_finite(value), indent=2, default=str, allow_nan=False))
+
+
+def _print_line(value: object, file: TextIO) -> None:
+    print(json.dumps(_finite(value), default=str, allow_nan=False), file=file, flush=True)
 
 
 def _prints_aside(as_json: bool) -> AbstractContextManager[Any]:
@@ -72,6 +77,7 @@ def launch(
     overrides: Overrides = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    events: Events = False,
 ) -> None:
     """Run a sweep, or go on with one that was stopped.
 
@@ -83,7 +89,7 @@ def launch(
 
       swathe launch sweeps/mine.yaml 'optim.lr=tag(log,interval(1e-4,1))'
     """
-    _launch(sweep, overrides, quiet=quiet, as_json=as_json)
+    _launch(sweep, overrides, quiet=quiet, as_json=as_json, events=events)
 
 
 @app.command()
@@ -92,6 +98,7 @@ def resume(
     overrides: Overrides = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    events: Events = False,
 ) -> None:
     """Go on with a sweep that was stopped, killed or has used its budget: the command that launched it, once more.
 
@@ -106,16 +113,18 @@ def resume(
     _, card = open_home().existing(name)
     sweep, *given = shlex.split(card.command)[2:]
     named = [] if any(word.startswith("sweep.name=") for word in given) else [f"sweep.name={name}"]
-    _launch(sweep, [*given, *named, *(overrides or ())], quiet=quiet, as_json=as_json)
+    _launch(sweep, [*given, *named, *(overrides or ())], quiet=quiet, as_json=as_json, events=events)
 
 
-def _launch(sweep: str, overrides: Sequence[str] | None, *, quiet: bool, as_json: bool) -> None:
+def _launch(sweep: str, overrides: Sequence[str] | None, *, quiet: bool, as_json: bool, events: bool) -> None:
     from swathe import runtime
     from swathe.home import open_home
     from swathe.preflight import check, task_of
-    from swathe.view import open_view
+    from swathe.view import EventView, open_view
     from swathe.weights import with_weights
 
+    if events and as_json:
+        raise BadInputError("--events and --json are not for one command: the last event has what --json prints.")
     plan = _plan(sweep, overrides)
     console = _console()
     home = open_home(create=True)
@@ -124,9 +133,16 @@ def _launch(sweep: str, overrides: Sequence[str] | None, *, quiet: bool, as_json
     task = task_of(plan, home)
     # A live table would be drawn over what pdb asks.
     inline = plan.composed.cluster.kind == "inline"
-    with open_view(console, quiet=quiet or as_json, live=not inline) as view, _prints_aside(as_json):
+    stdout = sys.stdout
+    shown: AbstractContextManager[Any] = open_view(console, quiet=quiet or as_json, live=not inline)
+    if events:
+        shown = nullcontext(EventView(lambda event: _print_line(event, stdout)))
+    with shown as view, _prints_aside(as_json or events):
         outcome = runtime.run(plan, home, view, task)
-    _print_outcome(console, plan.card.name, outcome, as_json=as_json)
+    if events:
+        _print_line({"event": "end", **_outcome(plan.card.name, outcome)}, stdout)
+    else:
+        _print_outcome(console, plan.card.name, outcome, as_json=as_json)
     if outcome.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if outcome.failed:
@@ -144,16 +160,23 @@ def _plan(sweep: str, overrides: Sequence[str] | None) -> Any:
     return runtime.prepare(composed, Space.parse(composed), open_home(), command)
 
 
+def _outcome(name: str, outcome: Any) -> dict[str, Any]:
+    from swathe import analysis
+    from swathe.home import open_home
+
+    facts = {"reason": outcome.reason, "failed": outcome.failed, "interrupted": outcome.interrupted}
+    overview, _ = analysis.leaders(open_home(), name, top=0)
+    return {**facts, "seconds": outcome.seconds, **overview.as_dict()}
+
+
 def _print_outcome(console: Console, name: str, outcome: Any, *, as_json: bool) -> None:
     from swathe import analysis, tables
     from swathe.home import open_home
 
-    home = open_home()
-    overview, rows = analysis.leaders(home, name, top=8)
     if as_json:
-        facts = {"reason": outcome.reason, "failed": outcome.failed, "interrupted": outcome.interrupted}
-        _print_json({**facts, "seconds": outcome.seconds, **overview.as_dict()})
+        _print_json(_outcome(name, outcome))
         return
+    overview, rows = analysis.leaders(open_home(), name, top=8)
     console.print(f"Sweep {name}: {outcome.reason}, after {outcome.seconds:.1f} s.")
     if overview.best is not None:
         console.print(tables.comparison(rows, overview.metric, title=f"The best trials of {name}"))
@@ -302,14 +325,10 @@ def stop(sweep: SweepName) -> None:
 
       swathe stop optimizers
     """
-    from swathe.home import describe_driver, open_home
+    from swathe.home import open_home
 
     folder, _ = open_home().existing(sweep)
-    driver = folder.driver()
-    if driver is None:
-        raise BadInputError(f"Sweep {sweep!r} is not running, so there is nothing to stop.")
-    folder.stop_file.touch()
-    typer.echo(f"Asked sweep {sweep!r} to stop; it is run {describe_driver(driver)}.")
+    typer.echo(folder.ask_to_stop())
 
 
 @app.command()
@@ -593,6 +612,100 @@ def doctor(as_json: AsJson = False) -> None:
         _print_json(findings)
     else:
         _console().print(tables.facts(findings))
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option("--host", help="Where to listen; others than this machine need tokens.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to serve on; 0: any.")] = 8000,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="A certificate (PEM), for HTTPS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its key (PEM).")] = None,
+    allow_module: Annotated[
+        list[str] | None,
+        typer.Option("--allow-module", help="A module whose functions sweeps may name; may be repeated."),
+    ] = None,
+) -> None:
+    """Serve the sweeps of this working folder over HTTP, for those who have a token.
+
+    Examples:
+
+      swathe serve
+
+      swathe serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
+    """
+    from swathe.home import open_home
+    from swathe.service.serve import serve as run_server
+
+    run_server(
+        open_home(create=True),
+        host=host,
+        port=port,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        allowed_modules=allow_module or (),
+        say=typer.echo,
+    )
+
+
+token_app = typer.Typer(help="Make, list and revoke the tokens of `swathe serve`.", no_args_is_help=True)
+app.add_typer(token_app, name="token")
+
+
+@token_app.command("create")
+def token_create(
+    name: Annotated[str, typer.Argument(help="Whose it is.")],
+    role: Annotated[str, typer.Option("--role", help="viewer: reads; runner: also validates, stops; admin: all.")],
+    days: Annotated[int | None, typer.Option("--days", help="It expires after so many days.")] = None,
+) -> None:
+    """Make a token and print it, once.
+
+    Example:
+
+      swathe token create ada --role runner --days 90
+    """
+    from swathe.home import open_home
+    from swathe.service.tokens import create_token
+
+    made = create_token(open_home(create=True), name, role, days)
+    typer.echo(f"The token of {name}, which cannot be shown again:", err=True)
+    typer.echo(made)
+
+
+@token_app.command("list")
+def token_list(as_json: AsJson = False) -> None:
+    """List the tokens, without their secrets.
+
+    Example:
+
+      swathe token list
+    """
+    from swathe.home import open_home
+    from swathe.service.tokens import read_tokens, token_table
+
+    found = read_tokens(open_home())
+    if as_json:
+        _print_json([token.as_dict() for token in found])
+    elif found:
+        _console().print(token_table(found))
+    else:
+        _console().print("No token was made yet. Make one with: swathe token create NAME --role viewer")
+
+
+@token_app.command("revoke")
+def token_revoke(name: Annotated[str, typer.Argument(help="Whose it is.")]) -> None:
+    """Take a token back; a running server sees it at once.
+
+    Example:
+
+      swathe token revoke ada
+    """
+    from swathe.home import open_home
+    from swathe.service.tokens import revoke_token
+
+    revoke_token(open_home(), name)
+    typer.echo(f"Revoked the token of {name}.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

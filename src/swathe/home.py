@@ -128,6 +128,14 @@ class SweepFolder:
             return None
         return None
 
+    def ask_to_stop(self) -> str:
+        """Ask the sweep's driver to stop; return what was done. Raises `BadInputError` where nobody drives it."""
+        driver = self.driver()
+        if driver is None:
+            raise BadInputError(f"Sweep {self.name!r} is not running, so there is nothing to stop.")
+        self.stop_file.touch()
+        return f"Asked sweep {self.name!r} to stop; it is run {describe_driver(driver)}."
+
     @contextmanager
     def drive(self) -> Iterator[None]:
         """Hold the sweep's lock; the system frees it when the process dies, however it dies."""

@@ -14,7 +14,7 @@ import os
 import re
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -174,21 +174,15 @@ class Study:
         """Whether what is said lasts without a `commit`: in a database each operation does."""
         return self._store.journal is None
 
-    def history(self) -> list[PastTrial]:
-        """Return all trials by number; parameters of a trial that nobody has taken over yet may be missing."""
+    def history(self, known: Sequence[PastTrial] = ()) -> list[PastTrial]:
+        """Return all trials by number; parameters of a trial that nobody has taken over yet may be missing.
+
+        `known`: an earlier history of this study, whose trials that are over are returned as they are.
+        """
         with _uncollected():
             trials = self._study.get_trials(deepcopy=False)
-        return [
-            PastTrial(
-                number=trial.number,
-                params=dict(trial.params),
-                state=_FROM_OPTUNA[trial.state],
-                value=trial.value,
-                values=dict(trial.intermediate_values),
-                attrs=dict(trial.user_attrs),
-            )
-            for trial in trials
-        ]
+        over = {past.number: past for past in known if past.state.final}
+        return [over.get(trial.number) or _past(trial) for trial in trials]
 
     def ask(self, count: int) -> Proposed:
         """Draw up to `count` points; fewer, and `exhausted`, only where a grid has no further one."""
@@ -365,6 +359,17 @@ def _groups(space: SearchSpace, size: int, structural: Callable[[str], bool]) ->
         name for name, parameter in space.parameters.items() if structural(name) and not parameter.distribution.single()
     }
     return samplers.Groups(size, frozenset(shared)) if shared else samplers.Groups()
+
+
+def _past(trial: optuna.trial.FrozenTrial) -> PastTrial:
+    return PastTrial(
+        number=trial.number,
+        params=dict(trial.params),
+        state=_FROM_OPTUNA[trial.state],
+        value=trial.value,
+        values=dict(trial.intermediate_values),
+        attrs=dict(trial.user_attrs),
+    )
 
 
 # The attribute of a trial that `Study.foretell` writes.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,6 +19,7 @@ from swathe.events import TrialState
 from swathe.runtime import Progress
 
 LINE_SECONDS = 5.0
+EVENT_SECONDS = 1.0
 
 
 class PlainView:
@@ -62,6 +65,27 @@ def open_view(console: Console, *, quiet: bool, live: bool = True) -> Iterator[P
         yield PlainView(console)
 
 
+class EventView:
+    """A JSON object a line, for programs: `progress` at most once a second and only where it has changed, `message`."""
+
+    def __init__(self, write: Callable[[Mapping[str, Any]], None]) -> None:
+        self._write = write
+        self._said = -math.inf
+        self._last: dict[str, Any] = {}
+
+    def show(self, progress: Progress) -> None:
+        now = time.monotonic()
+        fresh = event(progress)
+        unchanged = {**fresh, "seconds": 0} == {**self._last, "seconds": 0}
+        if unchanged or (now - self._said < EVENT_SECONDS and finished(progress) < progress.trials):
+            return
+        self._said, self._last = now, fresh
+        self._write(fresh)
+
+    def say(self, message: str) -> None:
+        self._write({"event": "message", "text": message})
+
+
 class SilentView:
     """Shows nothing: `--quiet` and `--json`."""
 
@@ -75,6 +99,26 @@ class SilentView:
 def finished(progress: Progress) -> int:
     """Return how many trials are over."""
     return sum(progress.counts.values())
+
+
+def event(progress: Progress) -> dict[str, Any]:
+    """Return the state of a sweep as `--events` prints it; times in seconds."""
+    best = progress.best
+    return {
+        "event": "progress",
+        "name": progress.name,
+        "trials": progress.trials,
+        "counts": {state.value: count for state, count in progress.counts.items()},
+        "running": progress.running,
+        "workers": progress.workers,
+        "epochs": progress.epochs,
+        "lanes": None if progress.lanes is None else {"live": progress.lanes[0], "all": progress.lanes[1]},
+        "best": None if best is None else {"trial": best[0], progress.metric: best[1], **progress.best_params},
+        "diagnosis": dict(progress.diagnosis),
+        "device_seconds": round(progress.device_seconds, 3),
+        "cost": progress.cost or None,
+        "seconds": round(progress.elapsed, 3),
+    }
 
 
 def headline(progress: Progress) -> str:

@@ -1,0 +1,253 @@
+"""What the service reads: the sweeps of a home, each kept open so that a request reads only what is new of it.
+
+Everything here blocks and may be called from many threads at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from swathe import analysis
+from swathe.analysis import Best, Overview
+from swathe.errors import BadInputError, SwatheError
+from swathe.home import Home, SweepCard, SweepFolder
+from swathe.records import Records, TrialRun
+from swathe.study import JOURNAL, PastTrial, Study
+
+# Sweeps that are kept open: one of 10,000 trials takes some 100 MB.
+OPEN_SWEEPS = 8
+# Small things that are kept: overviews, and connections to MLflow.
+_OVERVIEWS, _CONNECTIONS = 1000, 16
+# What is younger (seconds) is not looked at again, however many ask.
+FRESH_SECONDS = 0.25
+# The same for what takes long: a whole sweep's diagnosis, which asks MLflow for every trial.
+FRESH_DIAGNOSIS_SECONDS = 10.0
+
+# Of all sweeps together, so that one which was closed and opened again has never an old one.
+_versions = itertools.count(1)
+
+K = TypeVar("K")
+V = TypeVar("V")
+# What tells whether a file has changed: its inode, size (bytes) and time of change (ns); empty where there is none.
+Signature = tuple[int, ...]
+
+
+class NoSuchSweepError(SwatheError):
+    """There is no sweep of this name."""
+
+
+class NoSuchTrialError(SwatheError):
+    """The sweep has no trial of this number."""
+
+
+def signature_of(path: Path) -> Signature:
+    """Return what tells whether a file has changed."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class Recent(Generic[K, V]):
+    """A mapping that forgets what was not asked for longest, and lets one thread make what many ask for."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._lock = threading.Lock()
+        self._found: OrderedDict[K, V] = OrderedDict()
+
+    def find(self, key: K) -> V | None:
+        """Return what is kept under a key; None where nothing is."""
+        with self._lock:
+            return self._found.get(key)
+
+    def get(self, key: K, make: Callable[[], V]) -> V:
+        """Return what is kept under a key; `make`, which must be quick, is called where nothing is."""
+        with self._lock:
+            if key not in self._found:
+                self._found[key] = make()
+            self._found.move_to_end(key)
+            while len(self._found) > self._size:
+                self._found.popitem(last=False)
+            return self._found[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A sweep at a moment: its trials by number, in the states that they are in, and who drives it.
+
+    `version` changes with the trials; `signature` is what the journal's was before they were read.
+    """
+
+    folder: SweepFolder
+    card: SweepCard
+    driver: Mapping[str, Any] | None
+    history: Sequence[PastTrial]
+    version: int
+    signature: Signature
+
+    def trial(self, number: int) -> PastTrial:
+        """Return one trial; raises `NoSuchTrialError`."""
+        if 0 <= number < len(self.history):
+            return self.history[number]
+        raise NoSuchTrialError(f"Sweep {self.card.name!r} has no trial {number}; it has {len(self.history)}.")
+
+
+class OpenSweep:
+    """One sweep's study, kept open."""
+
+    def __init__(self, folder: SweepFolder) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._study: Study | None = None
+        self._card: SweepCard | None = None
+        self._signature: Signature = ()
+        self._history: Sequence[PastTrial] = ()
+        self._version = 0
+        self._looked = 0.0
+
+    def snapshot(self, card: SweepCard) -> Snapshot:
+        """Return the sweep as it is now; raises `SwatheError` for a study that cannot be read."""
+        # Before the trials are read, as `analysis.leaders` does.
+        driver = self._folder.driver()
+        with self._lock:
+            if time.monotonic() >= self._looked + FRESH_SECONDS or self._card != card:
+                self._look(card)
+                self._looked = time.monotonic()
+            history = analysis.as_driven(self._history, driver)
+            return Snapshot(self._folder, card, driver, history, self._version, self._signature)
+
+    def _look(self, card: SweepCard) -> None:
+        signature = signature_of(self._folder.path / JOURNAL)
+        if self._study is not None and self._card == card and signature == self._signature and card.storage is None:
+            return
+        grown = bool(signature) and self._signature[:1] == signature[:1] and self._signature[1] <= signature[1]
+        if self._study is None or self._card != card or not (grown or card.storage is not None):
+            self._open(card)
+        assert self._study is not None
+        try:
+            history = self._study.history(self._history)
+        except SwatheError:
+            self._close()
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError):
+            # A study that was deleted meanwhile, or a damaged line: opening it anew says what it is.
+            self._open(card)
+            history = self._study.history()
+        self._history, self._signature, self._version = history, signature, next(_versions)
+
+    def _open(self, card: SweepCard) -> None:
+        self._close()
+        self._study = Study.load(card.name, folder=self._folder.path, storage=card.storage)
+        self._card = card
+
+    def _close(self) -> None:
+        if self._study is not None:
+            self._study.close()
+        self._study, self._signature, self._history = None, (), ()
+
+
+@dataclass(slots=True)
+class _Made:
+    """Something that takes long to make: made once for all who ask meanwhile."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    version: int = -1
+    at: float = -FRESH_DIAGNOSIS_SECONDS
+    value: Any = None
+
+
+class Sweeps:
+    """The sweeps of a home, for many readers."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._open: Recent[str, OpenSweep] = Recent(OPEN_SWEEPS)
+        self._overviews: Recent[tuple[Any, ...], Overview] = Recent(_OVERVIEWS)
+        self._records: Recent[str, Records] = Recent(_CONNECTIONS)
+        self._diagnoses: Recent[str, _Made] = Recent(OPEN_SWEEPS)
+
+    def names(self) -> list[str]:
+        """Return the names of the sweeps, sorted."""
+        return [folder.name for folder in self.home.sweeps()]
+
+    def find(self, name: str) -> tuple[SweepFolder, SweepCard]:
+        """Return a sweep's folder and card; raises `NoSuchSweepError`, and `BadInputError` for what is no name."""
+        folder = self.home.sweep(name)
+        card = folder.card()
+        if card is None:
+            raise NoSuchSweepError(self._none_of(name))
+        return folder, card
+
+    def _none_of(self, name: str) -> str:
+        """Return what the command line says of a sweep that is not there."""
+        try:
+            self.home.existing(name)
+        except BadInputError as error:
+            return str(error)
+        return f"Sweep {name!r} was launched at this moment; ask again."
+
+    def snapshot(self, name: str) -> Snapshot:
+        """Return a sweep as it is now, at most `FRESH_SECONDS` old."""
+        folder, card = self.find(name)
+        return self._open.get(name, partial(OpenSweep, folder)).snapshot(card)
+
+    def overview(self, name: str) -> tuple[SweepCard, Overview, bool]:
+        """Return a sweep's card, how it stands, and whether a driver is alive."""
+        # Before anything is read: what changes meanwhile is read, and kept under what was there before, at worst.
+        folder = self.home.sweep(name)
+        facts = (name, signature_of(folder.card_file), signature_of(folder.path / "ending.json"))
+        _, card = self.find(name)
+        driver = folder.driver()
+        if card.storage is None:
+            kept = self._overviews.find((*facts, str(driver), signature_of(folder.path / JOURNAL)))
+            if kept is not None:
+                return card, kept, driver is not None
+        now = self.snapshot(name)
+        # The trials may be older than the journal is by now, and are kept under what it was then.
+        key = (*facts, str(now.driver), now.signature or now.version)
+        made = partial(analysis.summary, self.home, name, now.card, now.history, now.driver)
+        return now.card, self._overviews.get(key, made), now.driver is not None
+
+    def records(self, card: SweepCard) -> Records:
+        """Return the record of a sweep, the same connection for all sweeps that are recorded in one place."""
+        return self._records.get(card.tracking_uri, partial(Records, card.tracking_uri))
+
+    def run_of(self, card: SweepCard, number: int) -> TrialRun:
+        """Return a trial's run in MLflow; raises `BadInputError` where it is not recorded (yet)."""
+        return self.records(card).trial(card.experiment, card.name, number)
+
+    def best(self, name: str) -> Best:
+        """Return the best trial; raises `BadInputError` where there is none yet."""
+        now = self.snapshot(name)
+        return analysis.best_of(now.card, now.history, self.records(now.card))
+
+    def curve(self, name: str, number: int, metric: str | None) -> tuple[str, Mapping[int, float]]:
+        """Return a metric of a trial by step, the sweep's own if none is named; empty where it reported none."""
+        now = self.snapshot(name)
+        trial = now.trial(number)
+        if metric is None or metric == now.card.metric:
+            return now.card.metric, trial.values
+        run = self.run_of(now.card, number)
+        return metric, self.records(now.card).histories([run.run_id], metric).get(run.run_id, {})
+
+    def diagnosis(self, name: str) -> dict[str, Any]:
+        """Return what `swathe diagnose` says of a sweep, at most `FRESH_DIAGNOSIS_SECONDS` old."""
+        from swathe import diagnosed
+
+        made = self._diagnoses.get(name, _Made)
+        with made.lock:
+            version = self.snapshot(name).version
+            if made.version != version and time.monotonic() >= made.at + FRESH_DIAGNOSIS_SECONDS:
+                made.value = diagnosed.sweep_findings(self.home, name).as_dict()
+                made.version, made.at = version, time.monotonic()
+            return made.value  # type: ignore[no-any-return]
