@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from swathe.errors import BadInputError, SwatheError
+from swathe.plain import finite
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -46,29 +47,16 @@ def _console() -> Console:
 
 
 def _print_json(value: object) -> None:
-    # JSON has no NaN: null, as in Plotly and pandas.
-    typer.echo(json.dumps(_finite(value), indent=2, default=str, allow_nan=False))
+    typer.echo(json.dumps(finite(value), indent=2, default=str, allow_nan=False))
 
 
 def _print_line(value: object, file: TextIO) -> None:
-    print(json.dumps(_finite(value), default=str, allow_nan=False), file=file, flush=True)
+    print(json.dumps(finite(value), default=str, allow_nan=False), file=file, flush=True)
 
 
 def _prints_aside(as_json: bool) -> AbstractContextManager[Any]:
     """Send what a trial prints in this process to stderr, so that stdout holds the JSON alone."""
     return redirect_stdout(sys.stderr) if as_json else nullcontext()
-
-
-def _finite(value: Any) -> Any:
-    match value:
-        case float():
-            return value if abs(value) < float("inf") else None
-        case dict():
-            return {str(key): _finite(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_finite(item) for item in value]
-        case _:
-            return value
 
 
 @app.command()

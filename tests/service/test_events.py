@@ -108,18 +108,18 @@ def test_odd_lines_are_no_events(line: bytes) -> None:
 def test_a_stream_that_cannot_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(tmp_path)
     launch(home).close()
-    streams = Streams(home)
-    assert asyncio.run(streams.place("s", "0")) == 0
+    streams, sweep = Streams(), home.existing("s")
+    assert asyncio.run(streams.place(*sweep, "0")) == 0
     with pytest.raises(BadInputError, match="Last-Event-ID: 'x' is not allowed"):
-        asyncio.run(streams.place("s", "x"))
+        asyncio.run(streams.place(*sweep, "x"))
     monkeypatch.setattr(stream, "MAX_LISTENERS", 0)
     with pytest.raises(ProblemError) as full:
-        asyncio.run(streams.place("s", None))
+        asyncio.run(streams.place(*sweep, None))
     assert full.value.status == 503
-    folder, card = home.existing("s")
+    folder, card = sweep
     folder.write_card(replace(card, storage="sqlite:///x.db"))
     with pytest.raises(ProblemError, match="are in a database, which has no events") as none:
-        asyncio.run(streams.place("s", None))
+        asyncio.run(streams.place(*home.existing("s"), None))
     assert none.value.status == 409
 
 

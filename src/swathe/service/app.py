@@ -20,6 +20,7 @@ from swathe.analysis import Overview, last_value
 from swathe.diagnosis import TAG, symptoms_of
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.home import Home, SweepCard
+from swathe.plain import finite
 from swathe.service import problems
 from swathe.service.guard import FAILURES, HEALTH, PREFIX, REQUESTS, Audit, Guard, Rate
 from swathe.service.models import (
@@ -38,7 +39,6 @@ from swathe.service.models import (
     UnreadableSweep,
     Validated,
     ValidateRequest,
-    finite,
 )
 from swathe.service.problems import ProblemError, responses
 from swathe.service.selection import selection
@@ -78,7 +78,7 @@ def create_app(
         lifespan=_lifespan,
     )
     problems.install(app)
-    app.state.sweeps, app.state.streams, app.state.authority = Sweeps(home), Streams(home), authority
+    app.state.sweeps, app.state.streams, app.state.authority = Sweeps(home), Streams(), authority
     app.state.streams.stopping = stopping
     app.state.allowed_modules = tuple(allowed_modules)
     app.state.checks = 0
@@ -159,18 +159,7 @@ def _sweep_or_reason(sweeps: Sweeps, name: str) -> Sweep | UnreadableSweep:
 
 
 def _sweep(card: SweepCard, found: Overview, alive: bool) -> dict[str, Any]:
-    return {
-        "name": found.name,
-        "status": found.status,
-        "alive": alive,
-        "metric": found.metric,
-        "direction": found.direction,
-        "trials": found.trials,
-        "counts": {state.value: count for state, count in found.counts.items()},
-        "best": None if found.best is None else {"trial": found.best[0], "value": found.best[1]},
-        "command": shown(found.command),
-        "created": card.created,
-    }
+    return {**found.as_dict(), "alive": alive, "command": shown(found.command), "created": card.created}
 
 
 @read.get("/sweeps/{name}", responses=NOT_FOUND)
@@ -181,9 +170,6 @@ def get_sweep(sweeps: Readable, name: Name) -> SweepDetail:
     card, found, alive = sweeps.overview(name)
     return SweepDetail(
         **_sweep(card, found, alive),
-        best_params=dict(found.best_params),
-        failures=[{"reason": reason, "trials": count} for reason, count in found.failures],
-        diagnosis=dict(found.diagnosis),
         last_event_id=None if card.storage is not None else str(_place_of(now)),
     )
 
@@ -321,11 +307,11 @@ async def get_events(
     streams: Streams = request.app.state.streams
     authority: Authority = request.app.state.authority
     token: Token = request.state.token
-    await run_in_threadpool(sweeps.find, name)
+    folder, card = await run_in_threadpool(sweeps.find, name)
     # A client that comes back sets the header, and asks for the address that it asked for at first.
     known = last_event_id if last_event_id is not None else after
-    start = await streams.place(name, known)
-    events = streams.events(name, start, fresh=known is None, may=lambda: authority.holds(token))
+    start = await streams.place(folder, card, known)
+    events = streams.events(folder, start, fresh=known is None, may=lambda: authority.holds(token))
     return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 

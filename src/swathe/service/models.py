@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from swathe.plain import finite
 from swathe.service.selection import MAX_PAGE
-
-
-def finite(value: Any) -> Any:
-    """Return a value that JSON can carry: NaN and infinities, which it has not, become null."""
-    match value:
-        case float():
-            return value if math.isfinite(value) else None
-        case dict():
-            return {str(key): finite(item) for key, item in value.items()}
-        case list() | tuple():
-            return [finite(item) for item in value]
-        case _:
-            return value
-
 
 Number = Annotated[float | None, BeforeValidator(finite)]
 Values = Annotated[dict[str, Any], BeforeValidator(finite)]

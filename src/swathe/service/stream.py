@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import re
 import time
 from collections import OrderedDict
@@ -25,7 +24,8 @@ from starlette.concurrency import run_in_threadpool
 
 from swathe.errors import SwatheError, bad_value
 from swathe.events import TrialState
-from swathe.home import Home, SweepFolder
+from swathe.home import SweepCard, SweepFolder
+from swathe.plain import finite
 from swathe.service.problems import ProblemError
 from swathe.study import JOURNAL
 
@@ -111,10 +111,7 @@ def _param(distribution: str, internal: float) -> Any:
 
 
 def _json(data: dict[str, Any]) -> bytes:
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in data.items()
-    }
-    return json.dumps(finite).encode()
+    return json.dumps(finite(data)).encode()
 
 
 def _read(path: Path, start: int, end: int) -> bytes:
@@ -262,33 +259,34 @@ class Feed:
 class Streams:
     """The feeds of all sweeps that somebody listens to."""
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    def __init__(self) -> None:
         self._feeds: dict[str, tuple[Feed, asyncio.Task[None]]] = {}
         self._listeners = 0
         self.stopping: Callable[[], bool] = lambda: False
 
-    async def place(self, name: str, event_id: str | None) -> int:
+    async def place(self, folder: SweepFolder, card: SweepCard, event_id: str | None) -> int:
         """Return where to begin for a client with this Last-Event-ID; raises `BadInputError`."""
-        folder, card = self._home.existing(name)
         if card.storage is not None:
             raise ProblemError(
                 HTTPStatus.CONFLICT,
-                f"The trials of sweep {name!r} are in a database, which has no events; allowed: sweeps with a journal.",
+                f"The trials of sweep {card.name!r} are in a database, which has no events; "
+                "allowed: sweeps with a journal.",
             )
         if self._listeners >= MAX_LISTENERS:
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, f"There are {MAX_LISTENERS} listeners; allowed: fewer.")
         return await run_in_threadpool(place_of, folder.path / JOURNAL, event_id)
 
-    async def events(self, name: str, start: int, *, fresh: bool, may: Callable[[], bool]) -> AsyncIterator[bytes]:
+    async def events(
+        self, folder: SweepFolder, start: int, *, fresh: bool, may: Callable[[], bool]
+    ) -> AsyncIterator[bytes]:
         """Yield a sweep's events after a place, as long as the client `may` listen and the server runs.
 
         `fresh`: this client has no id yet, and gets one with its first event.
         """
-        async with self._feed(name) as feed:
+        async with self._feed(folder) as feed:
             position, trials, status = start, None, b""
             if fresh:
-                yield b"id: %d\nevent: open\ndata: %b\n\n" % (position, _json({"sweep": name}))
+                yield b"id: %d\nevent: open\ndata: %b\n\n" % (position, _json({"sweep": folder.name}))
             quiet = time.monotonic()
             while may():
                 news, said = feed.news, b""
@@ -312,8 +310,8 @@ class Streams:
                     yield said
 
     @asynccontextmanager
-    async def _feed(self, name: str) -> AsyncIterator[Feed]:
-        feed = await self._joined(name)
+    async def _feed(self, folder: SweepFolder) -> AsyncIterator[Feed]:
+        feed, name = await self._joined(folder), folder.name
         self._listeners += 1
         try:
             yield feed
@@ -325,10 +323,11 @@ class Streams:
                 if task is not None:
                     task.cancel()
 
-    async def _joined(self, name: str) -> Feed:
+    async def _joined(self, folder: SweepFolder) -> Feed:
         """Return the sweep's feed, a new one where nobody listens yet."""
+        name = folder.name
         if name not in self._feeds or self._feeds[name][0].ended:
-            feed = Feed(self._home.sweep(name))
+            feed = Feed(folder)
             await feed.begin()
             # Somebody else may have begun meanwhile.
             if name not in self._feeds or self._feeds[name][0].ended:
