@@ -434,11 +434,9 @@ class ServerRuns:
         self._one_at_a_time = Lock()
 
     def children(self, parent: str) -> dict[int, str]:
-        query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`swathe.kind` = 'trial'"
-        return {
-            int(run.data.tags["swathe.trial"]): run.info.run_id
-            for run in search(self.client, self.experiment_id, query)
-        }
+        # Of two runs of a trial, one was made by a request whose answer was lost, and nothing was written to it.
+        runs = sorted(search(self.client, self.experiment_id, of_parent(parent)), key=_fullness)
+        return {int(run.data.tags["swathe.trial"]): run.info.run_id for run in runs}
 
     def recorded(self, run_id: str) -> set[tuple[str, int]]:
         keys = self.client.get_run(run_id).data.metrics
@@ -489,6 +487,15 @@ class ServerRuns:
                     raise
                 # Another process brought it: now it is there.
                 self.client.log_inputs(run_id, inputs)
+
+
+def of_parent(parent: str) -> str:
+    """Return MLflow's filter for the trials of a sweep's run."""
+    return f"tags.`mlflow.parentRunId` = '{parent}' and tags.`swathe.kind` = 'trial'"
+
+
+def _fullness(run: Any) -> tuple[int, int]:
+    return len(run.data.metrics), len(run.data.params)
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

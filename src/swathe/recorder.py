@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,7 @@ class Sweep:
     # The parent run.
 
     def _begin(self, runs: Runs) -> None:
-        from swathe.mlflow_runs import RunChange, search, source_tags, split_tags
+        from swathe.mlflow_runs import RunChange, source_tags, split_tags
         from swathe.provenance import git_state, package_versions
 
         header = self.header
@@ -97,13 +97,13 @@ class Sweep:
         }
         if git is not None:
             tags |= {"mlflow.source.git.commit": git.commit, "swathe.git_dirty": str(bool(git.diff)).lower()}
-        query = f"tags.`swathe.sweep_id` = '{header['id']}' and tags.`swathe.kind` = 'sweep'"
-        found = next(iter(search(runs.client, runs.experiment_id, query)), None)
         parent = RunChange(header["name"], _ms(header["started"]), status="RUNNING", tags=split_tags(tags))
-        if found is not None:
-            parent.run_id = found.info.run_id
-            self._began = found.info.start_time / 1000
-            self._ids = runs.children(parent.run_id)
+        for found in self._parents(runs):
+            children = runs.children(found.info.run_id)
+            # Of two, the one without trials was made by a request whose answer was lost.
+            if not parent.run_id or len(children) > len(self._ids):
+                parent.run_id, self._ids = found.info.run_id, children
+                self._began = found.info.start_time / 1000
         for refused in runs.write([parent]):
             raise OSError(f"MLflow refuses the sweep's run: {refused.reason}")
         files = {"config.yaml": header["config_yaml"], "versions.txt": package_versions()}
@@ -114,9 +114,32 @@ class Sweep:
         runs.client.set_experiment_tag(runs.experiment_id, f"{VIEW_TAG}.{header['name']}", view)
         self._parent = parent.run_id
 
+    def _parents(self, runs: Runs) -> Iterable[Any]:
+        """Yield the runs of the sweep itself: one, unless a lost answer has left another."""
+        from swathe.mlflow_runs import search
+
+        query = f"tags.`swathe.sweep_id` = '{self.header['id']}' and tags.`swathe.kind` = 'sweep'"
+        return search(runs.client, runs.experiment_id, query)
+
+    def _remove_strays(self, runs: Runs) -> None:
+        """Delete runs that a server made late, of requests that were given up and sent again: they run for ever.
+
+        MLflow has no way to say which run a request means to make, so that none of both can be refused.
+        """
+        from swathe.mlflow_runs import of_parent, search
+
+        running = search(
+            runs.client, runs.experiment_id, f"{of_parent(self._parent)} and attributes.status = 'RUNNING'"
+        )
+        known = {self._parent, *self._ids.values()}
+        for run in [*self._parents(runs), *running]:
+            if run.info.run_id not in known:
+                runs.client.delete_run(run.info.run_id)
+
     def _finish(self, runs: Runs, summary: Mapping[str, Any], now: float) -> list[str]:
         from swathe.mlflow_runs import Metric, RunChange, split_tags
 
+        self._remove_strays(runs)
         problems = []
         for what, log in (("plots", self._log_plots), ("best model", self._log_model)):
             try:
