@@ -3,12 +3,14 @@ BIN := .venv/bin
 # Two files at a time: tests that wait for Ray, MLflow or a browser leave the machine to the others.
 BOTH := -n 2 --dist loadfile
 
-.PHONY: help quickstart setup system-packages test test-slow test-all lint format bench results simulate chaos clean
+.PHONY: help quickstart serve stack setup system-packages test test-slow test-all lint format bench results simulate chaos clean
 
 help:
 	@echo "make quickstart  install into .venv, run the quickstart sweep on real data, show the result"
+	@echo "make serve       install into .venv, serve the sweeps of this folder: a page, and an admin token at its first start"
+	@echo "make stack       the services of docker/compose.yaml as processes of this machine, until ^C"
 	@echo "make test        the tests (make test-all: the slow ones too)"
-	@echo "make lint        ruff, mypy and the import contracts (make format: mend the layout)"
+	@echo "make lint        ruff, mypy, the import contracts, and linters for docker/ (make format: mend the layout)"
 	@echo "make bench       the benchmarks, against their peers; writes benchmarks/results/*.json"
 	@echo "make results     the ready sweeps that test a claim (some fifteen minutes); writes docs/results/"
 	@echo "make simulate    simulated sweeps with faults, 1,000 of them (N=10000: as many as you like)"
@@ -17,6 +19,12 @@ help:
 
 quickstart: setup
 	@scripts/quickstart.sh
+
+serve: setup
+	@$(BIN)/swathe serve
+
+stack: setup system-packages
+	@$(BIN)/python -m tests.docker
 
 setup:
 	@scripts/setup
@@ -37,6 +45,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/shellcheck docker/entrypoint docker/make-secrets docker/slurm.sbatch scripts/setup scripts/*-packages scripts/*.sh .ci/run
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml docker/compose.gpu.yaml
+	$(BIN)/kubernetes-validate --strict --no-warn docker/kuberay.yaml
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -54,6 +66,8 @@ bench: setup
 	$(BIN)/python benchmarks/storage.py
 	$(BIN)/python benchmarks/resume.py
 	$(BIN)/python benchmarks/faults.py
+	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/page.py
 	$(BIN)/python benchmarks/table.py
 
 results: setup

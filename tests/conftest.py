@@ -19,4 +19,5 @@ settings.load_profile("swathe")
 @pytest.fixture(autouse=True)
 def _own_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the tests away from a home that the user has set."""
-    monkeypatch.delenv("SWATHE_HOME", raising=False)
+    for name in ("SWATHE_HOME", "SWATHE_STORAGE", "SWATHE_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)

@@ -29,6 +29,8 @@ class Server:
     folder: Path
     port: int
     account: str | None
+    user: str = USER
+    password: str = field(default=PASSWORD, repr=False)
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -37,7 +39,7 @@ class Server:
 
     def database(self, name: str) -> str:
         """Return the URL of a database, which need not exist."""
-        return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{name}"
+        return f"postgresql://{self.user}:{self.password}@127.0.0.1:{self.port}/{name}"
 
     def create_database(self, name: str) -> str:
         """Create an empty database and return its URL."""
@@ -45,12 +47,14 @@ class Server:
             connection.execute(f'CREATE DATABASE "{name}"'.encode())
         return self.database(name)
 
+    def command(self) -> list[str]:
+        options = ["-p", str(self.port), "-k", str(self.folder), "-c", "listen_addresses=127.0.0.1"]
+        return [program("postgres"), "-D", str(self.folder / "data"), *options]
+
     def start(self) -> None:
         """Start the server and wait until it takes connections."""
-        options = ["-p", str(self.port), "-k", str(self.folder), "-c", "listen_addresses=127.0.0.1"]
-        command = [_program("postgres"), "-D", str(self.folder / "data"), *options]
         with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, user=self.account, stdout=log, stderr=log, cwd=self.folder)
+            self.process = subprocess.Popen(self.command(), user=self.account, stdout=log, stderr=log, cwd=self.folder)
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -75,12 +79,12 @@ class Server:
 def server() -> Iterator[Server]:
     """Run a new server; fails with a sentence where PostgreSQL is not installed."""
     folder = Path(tempfile.mkdtemp(prefix="swathe-postgres-"))
-    made = Server(folder, _free_port(), _account())
+    made = Server(folder, _free_port(), account())
     try:
         # PostgreSQL refuses to run as root, and to use a folder that is another's.
         if made.account is not None:
             shutil.chown(folder, made.account)
-        _create(made)
+        create(made)
         made.start()
         yield made
     finally:
@@ -88,14 +92,15 @@ def server() -> Iterator[Server]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _create(made: Server) -> None:
+def create(made: Server) -> None:
+    """Make the server's databases in its folder, which must be its account's."""
     secret = made.folder / "password"
-    secret.write_text(PASSWORD)
+    secret.write_text(made.password)
     if made.account is not None:
         shutil.chown(secret, made.account)
     options = ["--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", "--locale=C", "--no-sync"]
     done = subprocess.run(
-        [_program("initdb"), "-D", str(made.folder / "data"), "-U", USER, *options],
+        [program("initdb"), "-D", str(made.folder / "data"), "-U", made.user, *options],
         user=made.account,
         cwd=made.folder,
         capture_output=True,
@@ -105,7 +110,7 @@ def _create(made: Server) -> None:
     assert done.returncode == 0, f"initdb failed:\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
 
 
-def _account() -> str | None:
+def account() -> str | None:
     """Return the account to run the server as; None for our own, which must not be root."""
     if os.geteuid() != 0:
         return None
@@ -113,7 +118,7 @@ def _account() -> str | None:
     return "postgres" if "postgres" in known else "nobody"
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     """Find one of PostgreSQL's programs: on the path, or where Debian keeps the newest version."""
     versions = sorted(
         Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4]), reverse=True

@@ -10,11 +10,11 @@ from optuna.distributions import FloatDistribution
 from rich.console import Console
 
 from swathe import analysis, tables
-from swathe.analysis import Row
 from swathe.errors import BadInputError, SwatheError
 from swathe.events import Direction, TrialState, Value
 from swathe.home import Home, SweepCard
 from swathe.mlflow_runs import Metric, RunChange, clean_name, open_runs
+from swathe.overview import Overview, Row
 from swathe.study import JOURNAL, Study
 from tests.test_study import Parameter, Space
 
@@ -202,7 +202,7 @@ def test_functions_are_no_lanes_and_mlflow_is_not_asked(tmp_path: Path, monkeypa
     assert analysis.overview(home, "s").lanes == {}
 
 
-def shown(item: analysis.Overview) -> str:
+def shown(item: Overview) -> str:
     console = Console(width=80)
     with console.capture() as capture:
         console.print(tables.overview(item))

@@ -105,6 +105,16 @@ def test_a_new_session_forgets_how_the_last_one_ended(tmp_path: Path) -> None:
     assert folder.ending() is None
 
 
+def test_the_environment_says_where_trials_and_runs_go_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path)
+    assert (home.storage, home.tracking_uri) == (None, f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("SWATHE_STORAGE", "postgresql://swathe@postgres:5432/optuna")
+    monkeypatch.setenv("SWATHE_TRACKING_URI", "http://mlflow:5000")
+    assert (home.storage, home.tracking_uri) == ("postgresql://swathe@postgres:5432/optuna", "http://mlflow:5000")
+
+
 def test_a_second_driver_is_refused_and_a_dead_ones_lock_is_free(tmp_path: Path) -> None:
     folder = Home(tmp_path).sweep("s")
     code = (

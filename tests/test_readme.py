@@ -154,7 +154,7 @@ def test_the_sweep_is_the_one_that_ships() -> None:
     "name", [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
 )
 def test_every_command_is_in_the_table(name: str) -> None:
-    command = {"list_sweeps": "list"}.get(name, name).replace("_", "-")
+    command = {"list_sweeps": "list", "import_sweep": "import"}.get(name, name).replace("_", "-")
     assert f"| `swathe {command}" in README
 
 

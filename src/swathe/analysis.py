@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import re
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import yaml
 
 from swathe.diagnosis import TAG, count_symptoms, symptoms_of
 from swathe.errors import BadInputError, SwatheError, bad_value
-from swathe.events import Config, Direction, TrialState, Value
-from swathe.home import Home, SweepCard, SweepFolder, describe_driver
+from swathe.events import Direction, TrialState
+from swathe.home import SINCE, Home, SweepCard, SweepFolder, describe_driver
+from swathe.overview import LATEST, Best, Overview, Row, Session
 from swathe.records import Records, TrialRun
 from swathe.study import PastTrial, Study
 from swathe.tracking import shown
@@ -31,90 +34,6 @@ _LANES = {
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """A sweep at a glance; `failures` are reasons with how many trials failed for them, most first.
-
-    `lanes` is how full its lanes were at last and as means, as far as MLflow has it; empty where trials are no lanes.
-    `diagnosis` is how many trials that are over have each symptom, most first.
-    """
-
-    name: str
-    status: str
-    metric: str
-    direction: str
-    trials: int
-    counts: Mapping[TrialState, int]
-    best: tuple[int, float] | None
-    best_params: Mapping[str, Value]
-    failures: Sequence[tuple[str, int]]
-    command: str
-    lanes: Mapping[str, float] = field(default_factory=dict)
-    diagnosis: Mapping[str, int] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "status": self.status,
-            "metric": self.metric,
-            "direction": self.direction,
-            "trials": self.trials,
-            "counts": {state.value: count for state, count in self.counts.items()},
-            "best": None if self.best is None else {"trial": self.best[0], "value": self.best[1]},
-            "best_params": dict(self.best_params),
-            "command": self.command,
-            "failures": [{"reason": reason, "trials": count} for reason, count in self.failures],
-            "lanes": dict(self.lanes),
-            "diagnosis": dict(self.diagnosis),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One trial in a comparison; `diagnosis` are its symptoms."""
-
-    trial: int
-    run_id: str
-    state: str
-    metrics: Mapping[str, float]
-    params: Mapping[str, Value]
-    diagnosis: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "trial": self.trial,
-            "run_id": self.run_id,
-            "state": self.state,
-            "diagnosis": list(self.diagnosis),
-            "metrics": dict(self.metrics),
-            "params": dict(self.params),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """The best trial with everything that training it again takes."""
-
-    sweep: str
-    trial: int
-    metric: str
-    value: float
-    run_id: str
-    config: Config
-    geometry: Mapping[str, str]
-
-    def as_dict(self) -> dict[str, Any]:
-        origin = {"sweep": self.sweep, "trial": self.trial, "run_id": self.run_id, self.metric: self.value}
-        return {**self.config, "origin": origin, "geometry": dict(self.geometry)}
-
-    def as_yaml(self) -> str:
-        head = (
-            f"# Trial {self.trial} of sweep {self.sweep}: {self.metric} {self.value!r}\n"
-            "# Train it again with: swathe train --from FILE\n"
-        )
-        return head + str(yaml.safe_dump(self.as_dict(), sort_keys=False))
-
-
 def _study(home: Home, name: str) -> tuple[SweepCard, Study]:
     folder, card = home.existing(name)
     return card, Study.load(name, folder=folder.path, storage=card.storage)
@@ -128,17 +47,20 @@ def open_study(home: Home, name: str) -> Study:
 def overview(home: Home, name: str) -> Overview:
     """Read how a sweep stands, and how full its lanes are."""
     found = leaders(home, name, top=0)[0]
-    return replace(found, lanes=_lanes(home, name))
+    # MLflow, whose import takes seconds, need not be asked for what the driver says.
+    told = found.running and found.session is not None
+    return found if told else replace(found, lanes=lanes(home, name))
 
 
-def _lanes(home: Home, name: str) -> dict[str, float]:
+def lanes(home: Home, name: str) -> dict[str, float]:
+    """Read how full a sweep's lanes were from MLflow; empty where trials are no lanes, or nothing is recorded."""
     folder, card = home.existing(name)
     try:
         config = yaml.safe_load(folder.config_file.read_text())
     except FileNotFoundError:
         return {}
     if not isinstance(config, dict) or config.get("trainable") is not None:
-        # A function is no lane: MLflow, whose import takes seconds, need not be asked.
+        # A function is no lane.
         return {}
     try:
         metrics = Records(card.tracking_uri).sweep_metrics(card.experiment, name)
@@ -177,6 +99,7 @@ def leaders(home: Home, name: str, *, top: int) -> tuple[Overview, list[Row]]:
     driver = home.sweep(name).driver()
     card, study = _study(home, name)
     history = as_driven(study.history(), driver)
+    session = session_of(study.session, driver)
     study.close()
     sign = 1.0 if card.direction == Direction.MINIMIZE.value else -1.0
 
@@ -189,7 +112,16 @@ def leaders(home: Home, name: str, *, top: int) -> tuple[Overview, list[Row]]:
         metrics = {card.metric: last_value(past), **json.loads(str(past.attrs.get("metrics", "{}")))}
         symptoms = symptoms_of(past.attrs.get("diagnosis"))
         rows.append(Row(past.number, "", past.state.value, metrics, past.params, symptoms))
-    return summary(home, name, card, history, driver), rows
+    return summary(home, name, card, history, driver, session), rows
+
+
+def session_of(plain: Any, driver: Mapping[str, Any] | None) -> Session | None:
+    """Return what a study's driver said last; of one that has said nothing yet, not what the one before it said."""
+    said = Session.from_dict(plain)
+    since = (driver or {}).get("since")
+    if said is None or since is None:
+        return said
+    return said if said.at >= time.mktime(time.strptime(since, SINCE)) else None
 
 
 def as_driven(history: Sequence[PastTrial], driver: Mapping[str, Any] | None) -> Sequence[PastTrial]:
@@ -212,9 +144,14 @@ def last_value(past: PastTrial) -> float | None:
 
 
 def summary(
-    home: Home, name: str, card: SweepCard, history: Sequence[PastTrial], driver: Mapping[str, Any] | None
+    home: Home,
+    name: str,
+    card: SweepCard,
+    history: Sequence[PastTrial],
+    driver: Mapping[str, Any] | None,
+    session: Session | None = None,
 ) -> Overview:
-    """Return how a sweep stands from its trials, in the states that they are in."""
+    """Return how a sweep stands from its trials, in the states that they are in, and what its driver said last."""
     counts: Counter[TrialState] = Counter(past.state for past in history)
     failures: Counter[str] = Counter(
         str(past.attrs.get("reason", "unknown")) for past in history if past.state is TrialState.FAILED
@@ -233,7 +170,15 @@ def summary(
         failures=failures.most_common(5),
         command=card.command,
         diagnosis=dict(symptoms.most_common()),
+        latest=_latest_diagnoses(history),
+        session=session,
     )
+
+
+def _latest_diagnoses(history: Sequence[PastTrial]) -> list[tuple[int, Sequence[str]]]:
+    diagnosed = [past for past in history if past.state.final and past.attrs.get("diagnosis")]
+    last = heapq.nlargest(LATEST, diagnosed, key=lambda past: (past.ended or 0.0, past.number))
+    return [(past.number, symptoms_of(past.attrs["diagnosis"])) for past in last]
 
 
 def winner_of(history: Sequence[PastTrial], direction: Direction) -> PastTrial | None:
@@ -256,15 +201,24 @@ def _status(
 
 
 def compare(home: Home, name: str, *, top: int, sort: str | None = None) -> list[Row]:
-    """Return the `top` trials by the sweep's metric, or by the recorded metric `sort`.
-
-    Rows have these two metrics under their own names, and all others under those that MLflow takes. Other metrics than
-    the sweep's own sort downwards where their name says that higher is better.
-    """
+    """Return the `top` trials by the sweep's metric, or by the recorded metric `sort`; raises as `compare_of` does."""
     card, study = _study(home, name)
-    params = {past.number: past.params for past in study.history()}
+    history = study.history()
     study.close()
     runs = Records(card.tracking_uri).trial_runs(card.experiment, name)
+    return compare_of(card, history, runs, top=top, sort=sort)
+
+
+def compare_of(
+    card: SweepCard, history: Sequence[PastTrial], runs: Sequence[TrialRun], *, top: int, sort: str | None
+) -> list[Row]:
+    """Return the `top` of these recorded trials by the sweep's metric, or by the recorded metric `sort`.
+
+    Rows have these two metrics under their own names, and all others under those that MLflow takes. Other metrics than
+    the sweep's own sort downwards where their name says that higher is better. Raises `BadInputError` for a metric that
+    no trial has.
+    """
+    params = {past.number: past.params for past in history}
     # Sets MLflow's environment before MLflow is imported, as `Records` does.
     from swathe.mlflow_runs import clean_name
 
@@ -302,15 +256,16 @@ def best(home: Home, name: str) -> Best:
     card, study = _study(home, name)
     history = study.history()
     study.close()
-    return best_of(card, history, Records(card.tracking_uri))
+    records = Records(card.tracking_uri)
+    return best_of(card, history, lambda number: records.trial(card.experiment, name, number))
 
 
-def best_of(card: SweepCard, history: Sequence[PastTrial], records: Records) -> Best:
-    """Return the best of these trials as it is recorded; raises `BadInputError` when none is complete yet."""
+def best_of(card: SweepCard, history: Sequence[PastTrial], run_of: Callable[[int], TrialRun]) -> Best:
+    """Return the best of these trials with its run; raises `BadInputError` when none is complete yet."""
     name, winner = card.name, winner_of(history, Direction(card.direction))
     if winner is None or winner.value is None:
         raise BadInputError(f"Sweep {name!r} has no complete trial yet, so it has no best one.")
-    run = records.trial(card.experiment, name, winner.number)
+    run = run_of(winner.number)
     return Best(
         sweep=name,
         trial=winner.number,

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from swathe.errors import BadInputError, SwatheError
-from swathe.plain import finite
+from swathe.output import EXIT_BAD_INPUT, EXIT_DIFFERENT, EXIT_FAILED, EXIT_INTERRUPTED
+from swathe.output import console as _console
+from swathe.output import print_json as _print_json
+from swathe.output import print_line as _print_line
 
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_DIFFERENT = 3
-EXIT_INTERRUPTED = 130
+# Each command imports what it needs, so that none waits for what others need.
+if TYPE_CHECKING:
+    from swathe.client import Server
+    from swathe.overview import Best, Overview, Row
+
 # A file system that is full, a quota that is used up, and a limit on the size of a file.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+# Commands that have nothing to ask a server for, and the URL of the server that a command is for.
+HERE_ONLY = ("export", "import", "serve", "token")
+_SERVER: ContextVar[str | None] = ContextVar("server", default=None)
+
 app = typer.Typer(
-    help="Swathe: launch sweeps of PyTorch training, compare them in MLflow, reproduce the best.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
@@ -39,19 +46,41 @@ Overrides = Annotated[
 SweepName = Annotated[str, typer.Argument(help="The name of a sweep that was launched here.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Detach = Annotated[bool, typer.Option("--detach", help="With a server: return as soon as it is in the queue.")]
+Priority = Annotated[int, typer.Option("--priority", help="With a server: its place in the queue, -100 to 100.")]
 Events = Annotated[bool, typer.Option("--events", help="Print a JSON line at each change, and one at the end.")]
 
 
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+@app.callback()
+def options(
+    context: typer.Context,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", envvar="SWATHE_SERVER", help="Ask the server at this URL, with SWATHE_TOKEN's token."),
+    ] = None,
+) -> None:
+    """Swathe: launch sweeps of PyTorch training, compare them in MLflow, reproduce the best."""
+    _SERVER.set(server or None)
+    if server and context.invoked_subcommand in HERE_ONLY:
+        raise BadInputError(
+            f"--server: {context.invoked_subcommand!r} works in this folder only; allowed: to call it without --server "
+            "and SWATHE_SERVER."
+        )
 
 
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(finite(value), indent=2, default=str, allow_nan=False))
+def _refuse_with_server(option: str, value: object) -> None:
+    if value:
+        raise BadInputError(f"{option}: a server does not do that; allowed: in the folder where its sweeps are.")
 
 
-def _print_line(value: object, file: TextIO) -> None:
-    print(json.dumps(finite(value), default=str, allow_nan=False), file=file, flush=True)
+def _server() -> Server | None:
+    """Return the server that the command is for; None where it is for the working folder."""
+    url = _SERVER.get()
+    if url is None:
+        return None
+    from swathe.client import Server
+
+    return Server(url)
 
 
 def _prints_aside(as_json: bool) -> AbstractContextManager[Any]:
@@ -66,6 +95,8 @@ def launch(
     quiet: Quiet = False,
     as_json: AsJson = False,
     events: Events = False,
+    detach: Detach = False,
+    priority: Priority = 0,
 ) -> None:
     """Run a sweep, or go on with one that was stopped.
 
@@ -77,7 +108,26 @@ def launch(
 
       swathe launch sweeps/mine.yaml 'optim.lr=tag(log,interval(1e-4,1))'
     """
+    _refuse_two_forms(events=events, as_json=as_json)
+    if (server := _server()) is not None:
+        from swathe import remote, remote_jobs
+
+        shown = remote_jobs.Shown(quiet, as_json, events, detach)
+        body = {**remote.sweep_body(sweep, overrides or ()), "priority": priority}
+        raise typer.Exit(remote_jobs.run_sweep(server, "/sweeps", body, shown))
+    _refuse_queue_options(detach, priority)
     _launch(sweep, overrides, quiet=quiet, as_json=as_json, events=events)
+
+
+def _refuse_two_forms(*, events: bool, as_json: bool) -> None:
+    if events and as_json:
+        raise BadInputError("--events and --json are not for one command: the last event has what --json prints.")
+
+
+def _refuse_queue_options(detach: bool, priority: int) -> None:
+    if detach or priority:
+        option = "--detach" if detach else "--priority"
+        raise BadInputError(f"{option}: there is no queue here; allowed: with a server, which --server names.")
 
 
 @app.command()
@@ -87,6 +137,8 @@ def resume(
     quiet: Quiet = False,
     as_json: AsJson = False,
     events: Events = False,
+    detach: Detach = False,
+    priority: Priority = 0,
 ) -> None:
     """Go on with a sweep that was stopped, killed or has used its budget: the command that launched it, once more.
 
@@ -96,9 +148,19 @@ def resume(
 
       swathe resume quickstart sweep.trials=80
     """
+    _refuse_two_forms(events=events, as_json=as_json)
+    if (server := _server()) is not None:
+        from swathe import remote, remote_jobs
+
+        shown = remote_jobs.Shown(quiet, as_json, events, detach)
+        body = {"overrides": overrides or [], "priority": priority}
+        raise typer.Exit(remote_jobs.run_sweep(server, remote.sweep_path(name, "resume"), body, shown))
+    _refuse_queue_options(detach, priority)
     from swathe.home import open_home
 
     _, card = open_home().existing(name)
+    if not card.command.startswith("swathe launch "):
+        raise BadInputError(f"SWEEP: {name!r} is not allowed; allowed: what goes on with it, {card.command}")
     sweep, *given = shlex.split(card.command)[2:]
     named = [] if any(word.startswith("sweep.name=") for word in given) else [f"sweep.name={name}"]
     _launch(sweep, [*given, *named, *(overrides or ())], quiet=quiet, as_json=as_json, events=events)
@@ -111,8 +173,6 @@ def _launch(sweep: str, overrides: Sequence[str] | None, *, quiet: bool, as_json
     from swathe.view import EventView, open_view
     from swathe.weights import with_weights
 
-    if events and as_json:
-        raise BadInputError("--events and --json are not for one command: the last event has what --json prints.")
     plan = _plan(sweep, overrides)
     console = _console()
     home = open_home(create=True)
@@ -141,9 +201,10 @@ def _plan(sweep: str, overrides: Sequence[str] | None) -> Any:
     from swathe import runtime
     from swathe.config import compose_sweep
     from swathe.home import open_home
+    from swathe.placement import placement
     from swathe.space import Space
 
-    composed = compose_sweep(sweep, tuple(overrides or ()))
+    composed = compose_sweep(sweep, (*(overrides or ()), *placement()))
     command = shlex.join(["swathe", "launch", sweep, *(overrides or ())])
     return runtime.prepare(composed, Space.parse(composed), open_home(), command)
 
@@ -189,6 +250,10 @@ def train(
 
       swathe train --from best.yaml
     """
+    if (server := _server()) is not None:
+        from swathe import remote_jobs
+
+        raise typer.Exit(remote_jobs.train(server, from_file, overrides or (), as_json=as_json))
     from swathe import standalone, tables
     from swathe.home import open_home
     from swathe.tracking import shown
@@ -231,6 +296,12 @@ def lr_find(
 
       swathe lr-find --from best.yaml --from-lr 1e-5 --to-lr 1 --steps 300
     """
+    if (server := _server()) is not None:
+        from swathe import remote_jobs
+
+        _refuse_with_server("--plot", plot)
+        asked = {"from_lr": from_lr, "to_lr": to_lr, "rates": rates, "steps": steps}
+        raise typer.Exit(remote_jobs.lr_find(server, from_file, overrides or (), asked, as_json=as_json))
     from swathe import lr_find, lr_plot, standalone
     from swathe.home import open_home
 
@@ -260,17 +331,26 @@ def list_sweeps(as_json: AsJson = False) -> None:
 
       swathe list
     """
-    from swathe import analysis, tables
-    from swathe.home import open_home
+    from swathe import tables
 
-    home = open_home()
-    overviews = analysis.overviews(home)
+    overviews = _overviews()
     if as_json:
         _print_json([overview.as_dict() for overview in overviews])
     elif overviews:
         _console().print(tables.sweeps(overviews))
     else:
         _console().print("No sweep was launched here yet. Begin with: swathe launch quickstart")
+
+
+def _overviews() -> list[Overview]:
+    if (server := _server()) is not None:
+        from swathe import remote
+
+        return remote.overviews(server)
+    from swathe import analysis
+    from swathe.home import open_home
+
+    return analysis.overviews(open_home())
 
 
 @app.command()
@@ -287,22 +367,34 @@ def status(
 
       swathe status optimizers --watch
     """
-    from swathe import analysis, tables
-    from swathe.home import open_home
+    from swathe import tables
 
     if sweep is None:
         if watch:
             raise BadInputError("--watch: without a sweep it is not allowed; allowed: swathe status SWEEP --watch.")
         list_sweeps(as_json)
         return
-    home = open_home()
+    read = _reader(sweep)
     if watch:
-        tables.watch(_console(), lambda: analysis.overview(home, sweep))
-    overview = analysis.overview(home, sweep)
+        tables.watch(_console(), read)
+    overview = read()
     if as_json:
         _print_json(overview.as_dict())
     else:
         _console().print(tables.overview(overview))
+
+
+def _reader(sweep: str) -> Callable[[], Overview]:
+    if (server := _server()) is not None:
+        from swathe import remote
+
+        remote.overview(server, sweep)
+        return remote.reader(server, sweep)
+    from swathe import analysis
+    from swathe.home import open_home
+
+    home = open_home()
+    return lambda: analysis.overview(home, sweep)
 
 
 @app.command()
@@ -313,6 +405,11 @@ def stop(sweep: SweepName) -> None:
 
       swathe stop optimizers
     """
+    if (server := _server()) is not None:
+        from swathe import remote
+
+        typer.echo(remote.stop(server, sweep))
+        return
     from swathe.home import open_home
 
     folder, _ = open_home().existing(sweep)
@@ -340,16 +437,25 @@ def compare(
 
       swathe compare optimizers --sort val_accuracy
     """
-    from swathe import analysis, tables
-    from swathe.home import open_home
+    from swathe import tables
 
-    home = open_home()
-    rows = analysis.compare(home, sweep, top=top, sort=sort)
+    metric, rows = _compared(sweep, top, sort)
     if as_json:
         _print_json([row.as_dict() for row in rows])
         return
-    metric = sort or analysis.overview(home, sweep).metric
     _console().print(tables.comparison(rows, metric, title=f"Sweep {sweep}, by {metric}"))
+
+
+def _compared(sweep: str, top: int, sort: str | None) -> tuple[str, list[Row]]:
+    if (server := _server()) is not None:
+        from swathe import remote
+
+        return remote.compare(server, sweep, top=top, sort=sort)
+    from swathe import analysis
+    from swathe.home import open_home
+
+    home = open_home()
+    return sort or home.existing(sweep)[1].metric, analysis.compare(home, sweep, top=top, sort=sort)
 
 
 @app.command()
@@ -366,21 +472,30 @@ def diagnose(
 
       swathe diagnose optimizers --trial 17
     """
-    from swathe import analysis, diagnosed, tables
+    from swathe import tables
+
+    found = _findings(target, trial)
+    if as_json:
+        _print_json(found)
+    else:
+        show = tables.run_findings if "run_id" in found else tables.sweep_findings
+        _console().print(show(found))
+
+
+def _findings(target: str, trial: int | None) -> Mapping[str, Any]:
+    if (server := _server()) is not None:
+        from swathe import remote
+
+        return remote.findings(server, target, trial)
+    from swathe import analysis, diagnosed
     from swathe.home import open_home
 
     home = open_home()
     if trial is not None:
-        found: Any = diagnosed.trial_findings(home, target, trial)
-    elif analysis.is_run_id(home, target):
-        found = diagnosed.run_findings(home, target)
-    else:
-        found = diagnosed.sweep_findings(home, target)
-    if as_json:
-        _print_json(found.as_dict())
-    else:
-        show = tables.run_findings if isinstance(found, diagnosed.RunFindings) else tables.sweep_findings
-        _console().print(show(found))
+        return diagnosed.trial_findings(home, target, trial).as_dict()
+    if analysis.is_run_id(home, target):
+        return diagnosed.run_findings(home, target).as_dict()
+    return diagnosed.sweep_findings(home, target).as_dict()
 
 
 @app.command()
@@ -397,18 +512,10 @@ def best(
 
       swathe best optimizers --out best.yaml
     """
-    from swathe import analysis
-    from swathe.home import open_home
-
-    found = analysis.best(open_home(), sweep)
+    found = _best(sweep)
     text = found.as_yaml()
     if out is not None:
-        try:
-            out.write_text(text)
-        except OSError as error:
-            raise BadInputError(
-                f"--out: {str(out)!r} cannot be written ({error.strerror}); allowed: a file in an existing folder."
-            ) from error
+        _write_out(out, text)
         if not as_json:
             typer.echo(f"Wrote trial {found.trial} ({found.metric} {found.value:.6g}) to {out}.")
             typer.echo(f"Train it with: swathe train --from {out}")
@@ -416,6 +523,26 @@ def best(
         _print_json(found.as_dict())
     elif out is None:
         typer.echo(text, nl=False)
+
+
+def _write_out(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise BadInputError(
+            f"--out: {str(path)!r} cannot be written ({error.strerror}); allowed: a file in an existing folder."
+        ) from error
+
+
+def _best(sweep: str) -> Best:
+    if (server := _server()) is not None:
+        from swathe import remote
+
+        return remote.best(server, sweep)
+    from swathe import analysis
+    from swathe.home import open_home
+
+    return analysis.best(open_home(), sweep)
 
 
 @app.command()
@@ -448,6 +575,14 @@ def report(
 
       swathe report optimizers --no-seeds --pruned 0 --out report.html
     """
+    if (server := _server()) is not None:
+        from swathe import remote_jobs
+
+        _refuse_with_server("--scientific", scientific)
+        path = Path(f"{sweep}-report.html") if out is None else out
+        _write_out(path, remote_jobs.report(server, sweep, seeds=seeds, pruned=pruned))
+        typer.echo(str(path))
+        return
     from swathe.home import open_home
     from swathe.reporting.write import write_report
 
@@ -479,6 +614,11 @@ def reproduce(
 
       swathe reproduce optimizers --solo
     """
+    if (server := _server()) is not None:
+        from swathe import remote_jobs
+
+        _refuse_with_server("--solo", solo)
+        raise typer.Exit(remote_jobs.reproduce(server, target, trial or (), as_json=as_json))
     from swathe import analysis, tables
     from swathe.home import open_home
     from swathe.reproduce import reproduce as again
@@ -518,15 +658,28 @@ def config(
     import yaml
 
     from swathe import tables
+
+    values, space = _composed(sweep, overrides or ())
+    if as_json:
+        _print_json({"config": values, "space": space})
+        return
+    typer.echo(yaml.safe_dump(values, sort_keys=False), nl=False)
+    _console().print(tables.space(space))
+
+
+def _composed(sweep: str, overrides: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Return a sweep's config and its space, as rows; raises `BadInputError`."""
+    if (server := _server()) is not None:
+        from swathe import remote
+
+        found = remote.validate(server, sweep, overrides)
+        return found["config"], found["space"]
+    from swathe import tables
     from swathe.preflight import check_options
 
     plan = _plan(sweep, overrides)
     check_options(plan)
-    if as_json:
-        _print_json({"config": dict(plan.composed.values), "space": tables.space_dict(plan.space)})
-        return
-    typer.echo(yaml.safe_dump(dict(plan.composed.values), sort_keys=False), nl=False)
-    _console().print(tables.space(plan.space))
+    return dict(plan.composed.values), tables.space_dict(plan.space)
 
 
 @app.command()
@@ -543,6 +696,15 @@ def check(
 
       swathe check quickstart model.activation=sigmoid
     """
+    if (server := _server()) is not None:
+        from swathe import remote
+
+        found = remote.validate(server, sweep, overrides or ())
+        if as_json:
+            _print_json({"name": found["name"], "trials": found["trials"]})
+        else:
+            typer.echo(f"A launch of {found['name']} would begin; its first worker tries data, steps and one batch.")
+        return
     from swathe import preflight, tables
     from swathe.home import open_home
     from swathe.weights import with_weights
@@ -573,6 +735,16 @@ def ui(
 
       swathe ui --port 5001 --no-browser
     """
+    if (server := _server()) is not None:
+        from swathe import remote
+
+        page = f"{server.url}/mlflow/"
+        if sweep is not None:
+            remote.overview(server, sweep)
+        typer.echo(f"The MLflow UI: {page} (log in at {server.url} first)")
+        if browser:
+            typer.launch(page)
+        return
     from swathe import analysis
     from swathe.home import open_home
     from swathe.ui import serve
@@ -593,13 +765,79 @@ def doctor(as_json: AsJson = False) -> None:
       swathe doctor
     """
     from swathe import tables
-    from swathe.doctor import examine
 
-    findings = examine()
+    findings = _facts()
     if as_json:
         _print_json(findings)
     else:
         _console().print(tables.facts(findings))
+
+
+def _facts() -> dict[str, Any]:
+    if (server := _server()) is not None:
+        from swathe import remote
+
+        return dict(remote.cluster_facts(server))
+    from swathe.doctor import examine
+
+    return examine()
+
+
+@app.command()
+def export(
+    sweep: SweepName,
+    out: Annotated[Path, typer.Option("--out", help="The file: .csv, .parquet or .json.")],
+    curves: Annotated[bool, typer.Option("--curves", help="A row for each report, in place of each trial.")] = False,
+) -> None:
+    """Write a sweep's trials as a table: CSV, Parquet or JSON.
+
+    Examples:
+
+      swathe export optimizers --out trials.parquet
+
+      swathe export optimizers --curves --out curves.csv
+    """
+    from swathe import exporting
+    from swathe.home import open_home
+
+    frame = (exporting.curves if curves else exporting.trials)(open_home(), sweep)
+    exporting.write(frame, out)
+    typer.echo(f"Wrote {len(frame)} rows to {out}.")
+
+
+@app.command("import")
+def import_sweep(
+    source: Annotated[str, typer.Argument(help="A sweep.yaml of W&B, or module:name of a param_space of Ray Tune.")],
+    function: Annotated[str | None, typer.Option("--function", help="Your function, as module:function.")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="The metric that the function reports.")] = None,
+    direction: Annotated[str | None, typer.Option("--direction", help="minimize or maximize.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the sweep to this file.")] = None,
+) -> None:
+    """Turn a sweep of W&B or Ray Tune into one that `swathe launch` runs, with your own function.
+
+    Examples:
+
+      swathe import sweep.yaml --function train:main --out sweeps/mine.yaml
+
+      swathe import tune_app:param_space --metric loss
+    """
+    from swathe import importing
+
+    _, text = importing.import_sweep(source, function=function, metric=metric, direction=direction)
+    _write_or_print(text, out)
+
+
+def _write_or_print(text: str, out: Path | None) -> None:
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        out.write_text(text)
+    except OSError as error:
+        raise BadInputError(
+            f"--out: {str(out)!r} cannot be written ({error.strerror}); allowed: a file in an existing folder."
+        ) from error
+    typer.echo(f"Wrote {out}. Check it with: swathe config {out}")
 
 
 @app.command()
@@ -610,10 +848,18 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to serve on; 0: any.")] = 8000,
     tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="A certificate (PEM), for HTTPS.")] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its key (PEM).")] = None,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="Everybody comes through a proxy that has TLS.")
+    ] = False,
     allow_module: Annotated[
         list[str] | None,
         typer.Option("--allow-module", help="A module whose functions sweeps may name; may be repeated."),
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="The dashboard of a Ray to run jobs on; else one is started here."),
+    ] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="End the Ray that a server here left running.")] = False,
 ) -> None:
     """Serve the sweeps of this working folder over HTTP, for those who have a token.
 
@@ -622,17 +868,25 @@ def serve(
       swathe serve
 
       swathe serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
+
+      swathe serve --address http://10.0.0.1:8265
     """
     from swathe.home import open_home
+    from swathe.service.serve import end_cluster
     from swathe.service.serve import serve as run_server
 
+    if stop:
+        typer.echo(end_cluster(open_home(create=True)))
+        return
     run_server(
         open_home(create=True),
         host=host,
         port=port,
         tls_cert=tls_cert,
         tls_key=tls_key,
+        behind_proxy=behind_proxy,
         allowed_modules=allow_module or (),
+        address=address,
         say=typer.echo,
     )
 
@@ -703,8 +957,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None) -> int:
     """Run the command line and return its exit code; what goes wrong is said on stderr in one sentence."""
+    words = _server_first(list(sys.argv[1:] if arguments is None else arguments))
+    return run_command(lambda: app(args=words, standalone_mode=False))
+
+
+def run_command(command: Callable[[], Any]) -> int:
+    """Run a command and return the exit code that it gives or that its error has; the error is said in one sentence."""
     try:
-        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        code = command()
     except typer.TyperException as error:
         typer.echo(f"swathe: {_in_a_line(error).rstrip('.')}. See: swathe --help", err=True)
         return EXIT_BAD_INPUT
@@ -728,6 +988,16 @@ def run(arguments: Sequence[str] | None) -> int:
         typer.echo(f"swathe: The disk takes no more ({reason}); with room on it, the same command goes on.", err=True)
         return EXIT_FAILED
     return code if isinstance(code, int) else 0
+
+
+def _server_first(words: list[str]) -> list[str]:
+    """Return the words with --server URL before the command, where it is an option, wherever it was given."""
+    end = words.index("--") if "--" in words else len(words)
+    for place, word in enumerate(words[:end]):
+        if word.startswith("--server=") or (word == "--server" and place + 1 < end):
+            size = 1 if "=" in word else 2
+            return [*words[place : place + size], *words[:place], *words[place + size :]]
+    return words
 
 
 def _in_a_line(error: BaseException) -> str:

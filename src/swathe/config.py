@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from swathe import schema
 from swathe.errors import BadInputError, bad_value
 from swathe.events import Config
+from swathe.folders import conf_folders, sweep_folders
 from swathe.schema import (
     RECIPE_GROUPS,
     SCHEMA_SUFFIX,
@@ -60,24 +61,6 @@ _OFF = {"augmentation": asdict(recipe.Augmentation()), "transfer": asdict(recipe
 _ENDS = ("layers", "ends")
 _FILE_NODE = "swathe_file"
 _ROOT_NODE = "swathe_root"
-
-
-def conf_folders() -> list[Path]:
-    """Return the conf/ folders, the working folder's first."""
-    return _folders("conf")
-
-
-def sweep_folders() -> list[Path]:
-    """Return the sweeps/ folders, the working folder's first."""
-    return _folders("sweeps")
-
-
-def _folders(name: str) -> list[Path]:
-    package = Path(__file__).parent
-    # Inside the wheel they lie in the package, in a checkout at its top.
-    shipped = package / name if (package / name).is_dir() else package.parents[1] / name
-    own = Path.cwd() / name
-    return [own, shipped] if own.is_dir() and own.resolve() != shipped.resolve() else [shipped]
 
 
 def sweep_names() -> list[str]:

@@ -52,6 +52,7 @@ class RunFindings:
     def as_dict(self) -> dict[str, Any]:
         return {
             "run_id": self.run.run_id,
+            "sweep": self.run.tags.get("swathe.sweep"),
             "trial": self.run.number if "swathe.trial" in self.run.tags else None,
             "state": self.run.state,
             "reports": self.reports,
@@ -105,17 +106,18 @@ def _side_dict(side: NarrowSide) -> dict[str, Any]:
 
 def run_findings(home: Home, run_id: str) -> RunFindings:
     """Diagnose a recorded run by its id, from its history; raises `BadInputError` when there is none."""
-    return _diagnosed(home, *analysis.find_run(home, run_id))
+    return diagnosed_run(home, *analysis.find_run(home, run_id))
 
 
 def trial_findings(home: Home, sweep: str, number: int) -> RunFindings:
     """Diagnose a trial of a sweep from its history in MLflow; raises `BadInputError` when it has none."""
     _, card = home.existing(sweep)
     records = Records(card.tracking_uri)
-    return _diagnosed(home, records, records.trial(card.experiment, sweep, number))
+    return diagnosed_run(home, records, records.trial(card.experiment, sweep, number))
 
 
-def _diagnosed(home: Home, records: Records, run: TrialRun) -> RunFindings:
+def diagnosed_run(home: Home, records: Records, run: TrialRun) -> RunFindings:
+    """Diagnose a recorded run from its history; raises `BadInputError` when it reported nothing."""
     reports = reports_of(records.history(run.run_id))
     if not reports:
         raise BadInputError(f"Run {run.run_id} reported nothing, so there is nothing to diagnose.")

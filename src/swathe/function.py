@@ -31,6 +31,10 @@ class Session(Protocol):
 
     info: TrialInfo
 
+    @property
+    def metric(self) -> str:
+        """The sweep's metric."""
+
     def report(self, step: int, metrics: Mapping[str, float]) -> bool: ...
     def checkpoint(self, state: Any) -> bool: ...
     def restore(self) -> Any: ...
@@ -39,6 +43,7 @@ class Session(Protocol):
 # One trial at a time runs user code in a process, and it may report from threads of its own: hence not a ContextVar.
 _session: Session | None = None
 _last_step: int | None = None
+_last_values: Mapping[str, float] = {}
 _stopped = False
 # A process that is forked from the trial's has a copy of everything here, which nobody listens to.
 _process = os.getpid()
@@ -54,12 +59,12 @@ MAX_NAME = 250
 
 def install(session: Session | None, last_step: int | None = None) -> None:
     """Make `session` the one that `report` speaks to (None: no trial runs), after a step that it has seen before."""
-    global _session, _last_step, _stopped, _process, _before
+    global _session, _last_step, _last_values, _stopped, _process, _before
     if session is not None:
         _before = weakref.WeakSet(threading.enumerate())
     elif _session is not None:
         _left_behind.update(thread for thread in threading.enumerate() if thread not in _before)
-    _session, _last_step, _stopped, _process = session, last_step, False, os.getpid()
+    _session, _last_step, _last_values, _stopped, _process = session, last_step, {}, False, os.getpid()
 
 
 def trial() -> TrialInfo | None:
@@ -67,11 +72,12 @@ def trial() -> TrialInfo | None:
     return None if _session is None else _session.info
 
 
-def report(values: Mapping[str, Any] | None = None, /, *, step: int | None = None, **metrics: Any) -> bool:
+def report(values: Mapping[str, Any] | SupportsFloat | None = None, /, step: int | None = None, **metrics: Any) -> bool:
     """Report metrics at a step and say whether the trial should stop now.
 
-    `step` must grow from report to report; without it, reports count 1, 2, 3 ... Values are real numbers (Python,
-    NumPy or one-element tensors). Outside of a sweep nothing happens and the answer is False, so that the same
+    `values` are metrics by name, or one number, which is the sweep's metric. Who goes on after the stop ends at the
+    next report. `step` must grow from report to report; without it, reports count 1, 2, 3 ... Values are real numbers
+    (Python, NumPy or one-element tensors). Outside of a sweep nothing happens and the answer is False, so that the same
     function runs alone. Raises `SwatheError` for values that are no numbers, for steps that do not grow, in a process
     that the trial has forked, and in a thread that has outlived its trial.
 
@@ -80,7 +86,7 @@ def report(values: Mapping[str, Any] | None = None, /, *, step: int | None = Non
             if swathe.report(val_loss=loss):
                 break
     """
-    global _last_step, _stopped
+    global _last_step, _last_values, _stopped
     _refuse_strangers("swathe.report")
     if _session is None:
         return False
@@ -94,10 +100,16 @@ def report(values: Mapping[str, Any] | None = None, /, *, step: int | None = Non
         raise SwatheError(f"swathe.report: step: {_shown(step)} is not allowed; allowed: 0 to {MAX_STEP}.")
     if _last_step is not None and step <= _last_step:
         raise SwatheError(f"swathe.report: step: {step} is not allowed; allowed: above the last step, {_last_step}.")
-    numbers_by_name = {name: _number(name, value) for name, value in {**(values or {}), **metrics}.items()}
-    _last_step = int(step)
+    named = {} if values is None else values if isinstance(values, Mapping) else {_session.metric: values}
+    numbers_by_name = {name: _number(name, value) for name, value in {**named, **metrics}.items()}
+    _last_step, _last_values = int(step), numbers_by_name
     _stopped = _session.report(_last_step, numbers_by_name)
     return _stopped
+
+
+def last_report() -> tuple[int | None, float | None]:
+    """Return the step of the running trial's last report, and the sweep's metric there if this process has made it."""
+    return _last_step, None if _session is None else _last_values.get(_session.metric)
 
 
 def checkpoint(state: Any) -> bool:

@@ -18,6 +18,8 @@ from swathe.errors import BadInputError, bad_value
 from swathe.events import Direction
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# How a driver writes since when it runs, in local time.
+SINCE = "%Y-%m-%d %H:%M:%S"
 _ENDING = {"reason": str, "failed": bool, "interrupted": bool}
 
 
@@ -143,7 +145,7 @@ class SweepFolder:
         with (self.path / "driver.lock").open("a+") as file:
             self._lock(file)
             file.truncate(0)
-            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            since = time.strftime(SINCE)
             file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
             file.flush()
             self.stop_file.unlink(missing_ok=True)
@@ -195,7 +197,13 @@ class Home:
 
     @property
     def tracking_uri(self) -> str:
-        return f"sqlite:///{self.path / 'mlflow.db'}"
+        """Where runs are recorded that do not say: `SWATHE_TRACKING_URI`, or a database here."""
+        return os.environ.get("SWATHE_TRACKING_URI") or f"sqlite:///{self.path / 'mlflow.db'}"
+
+    @property
+    def storage(self) -> str | None:
+        """Where the trials of sweeps are that do not say: `SWATHE_STORAGE`, or (None) a journal of each sweep's own."""
+        return os.environ.get("SWATHE_STORAGE") or None
 
     @property
     def data(self) -> Path:

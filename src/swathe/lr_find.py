@@ -15,12 +15,12 @@ import numpy as np
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import Config, Direction, Report
 from swathe.home import Home, write_aside
-from swathe.lr_plot import page
+from swathe.lr_plot import advice, override, page
 from swathe.records import Records
 from swathe.standalone import Settings, leaves
 from swathe.training import lr_finder
 from swathe.training.data import load
-from swathe.training.lr_finder import Finding, RangeTest
+from swathe.training.lr_range import Finding, RangeTest
 from swathe.training.recipe import GAN, Recipe, recipe_from_config
 from swathe.worker import WorkerSetup, geometry, prepare
 
@@ -59,21 +59,12 @@ class Result:
     @property
     def override(self) -> str | None:
         """The suggested range as `swathe launch` takes it."""
-        if self.finding.lr is None:
-            return None
-        return f"optim.lr=tag(log,interval({self.finding.low:g},{self.finding.high:g}))"
+        return override(self.finding)
 
     def lines(self) -> list[str]:
         """Return where it is kept and what one can do with it, a line each; when no rate learns, what may be wrong."""
-        test, finding = self.test, self.finding
         kept = [f"Plot:              {self.plot}", f"Run in MLflow:     {self.run_id}"]
-        if finding.best is None or finding.lr is None:
-            return [*kept, "No rate learns: try more --steps or other rates, or look at data and model."]
-        lines = [*kept, f"Train with it:     optim.lr={finding.lr:g}", f"Search around it:  '{self.override}'"]
-        if finding.best in (0, len(test.rates) - 1):
-            option = "--from-lr" if finding.best == 0 else "--to-lr"
-            lines.append(f"The best rate is at the end of those that were tried: go further with {option}.")
-        return lines
+        return [*kept, *advice(self.test, self.finding)]
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `--json` prints."""

@@ -5,11 +5,16 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from plotly import graph_objects
+import numpy as np
 from rich.table import Table
 
-from swathe.training.lr_finder import Finding, Method, RangeTest
+from swathe.training.lr_range import Finding, Method, RangeTest
+
+# Its import takes a second, which only the page needs.
+if TYPE_CHECKING:
+    from plotly import graph_objects
 
 # The terminal's plot: most columns and the rows of the plane, and the columns of the numbers on its left.
 _WIDTH, _HEIGHT, _LABEL = 69, 13, 9
@@ -60,8 +65,49 @@ def table(test: RangeTest, finding: Finding) -> Table:
     return found
 
 
+def advice(test: RangeTest, finding: Finding) -> list[str]:
+    """Return what one can do with the rates that were found, a line each; when none learns, what may be wrong."""
+    if finding.best is None or finding.lr is None:
+        return ["No rate learns: try more --steps or other rates, or look at data and model."]
+    lines = [f"Train with it:     optim.lr={finding.lr:g}", f"Search around it:  '{override(finding)}'"]
+    if finding.best in (0, len(test.rates) - 1):
+        option = "--from-lr" if finding.best == 0 else "--to-lr"
+        lines.append(f"The best rate is at the end of those that were tried: go further with {option}.")
+    return lines
+
+
+def from_dict(plain: Mapping[str, Any]) -> tuple[RangeTest, Finding]:
+    """Read what `swathe lr-find --json` prints."""
+    rates = [one["lr"] for one in plain["rates"]]
+    losses = [math.inf if one["loss"] is None else one["loss"] for one in plain["rates"]]
+    test = RangeTest(Method(plain["method"]), np.array(rates), np.array(losses), plain["untrained_loss"])
+
+    def index(rate: float | None) -> int | None:
+        return None if rate is None else rates.index(rate)
+
+    low, high = plain["range"] or (None, None)
+    return test, Finding(
+        diverged=tuple(one["diverged"] for one in plain["rates"]),
+        lowest=index(plain["lowest"]),
+        best=index(plain["best"]),
+        highest=index(plain["highest"]),
+        lr=plain["lr"],
+        low=low,
+        high=high,
+    )
+
+
+def override(finding: Finding) -> str | None:
+    """Return the suggested range as `swathe launch` takes it; None where no rate learns."""
+    if finding.lr is None:
+        return None
+    return f"optim.lr=tag(log,interval({finding.low:g},{finding.high:g}))"
+
+
 def page(test: RangeTest, finding: Finding, title: str) -> str:
     """Return the curve as one page with plotly.js in it."""
+    from plotly import graph_objects
+
     top = _bounds(test)[1]
     rows = list(zip(test.rates.tolist(), test.losses.tolist(), finding.diverged, strict=True))
     stable = [(lr, loss) for lr, loss, diverged in rows if not diverged]
@@ -91,6 +137,8 @@ _DASHED = {"line": {"dash": "dot", "color": "grey"}}
 def _scatter(
     name: str, points: list[tuple[float, float]], mode: str, style: Mapping[str, object] | None = None
 ) -> graph_objects.Scatter:
+    from plotly import graph_objects
+
     x, y = [lr for lr, _ in points], [loss for _, loss in points]
     return graph_objects.Scatter(x=x, y=y, mode=mode, name=name, **(style or {}))
 

@@ -21,7 +21,7 @@ from swathe import checkpoints, pruners
 from swathe.cluster import ClusterPlan, InlinePool, Pool, PoolEvent, RayPool
 from swathe.config import ComposedSweep
 from swathe.controller import ALONE, Budget, Controller
-from swathe.diagnosis import TAG, count_symptoms, counts_text, finding_tags, rule_of
+from swathe.diagnosis import TAG, count_symptoms, counts_text, finding_tags, rule_of, symptoms_of
 from swathe.errors import BadInputError, PreflightError
 from swathe.events import (
     Ask,
@@ -50,6 +50,7 @@ from swathe.events import (
 from swathe.failures import CAUSE
 from swathe.home import Home, SweepCard, SweepFolder, write_aside
 from swathe.occupancy import Occupancy
+from swathe.overview import LATEST, Progress, Session
 from swathe.preflight_task import PreflightTask, remembered
 from swathe.space import Space, TrialComposer
 from swathe.study import Foretold, Study
@@ -65,38 +66,14 @@ POLL_SECONDS = 0.25
 COMMIT_SECONDS = 0.05
 # How full the lanes are is recorded about so often (seconds).
 OCCUPANCY_SECONDS = 1.0
+# How often the study hears of the session's pace and use of its devices (seconds).
+SESSION_SECONDS = 1.0
 # How long the end of a sweep waits for MLflow; what is missing then stays in the spool for the next launch.
 RECORD_SECONDS = 120.0
-# The tag that says on what a trial's bits depend, and the name of the program in its trial's record.
-GEOMETRY, PROGRAM = "swathe.geometry", "program"
+# The tag that says on what a trial's bits depend, and what its study has of the program, and of worker, lane and time.
+GEOMETRY, PROGRAM, PLACE = "swathe.geometry", "program", "place"
 # Trials drawn under one structural choice, at most: about as many lanes as a block of small networks has.
 MAX_GROUP = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a view shows: counts by state, the best trial and what is going on. Times in seconds.
-
-    `lanes`: live ones and all, None where trials are no lanes. `diagnosis`: how many trials that are over have each
-    symptom. Of this session, `begun` trials were over before it, and `cost` is what its devices cost, "" where no price
-    is known.
-    """
-
-    name: str
-    metric: str
-    trials: int
-    counts: Mapping[TrialState, int]
-    running: int
-    epochs: int
-    elapsed: float
-    best: tuple[int, float] | None
-    best_params: Mapping[str, Value]
-    workers: int
-    lanes: tuple[float, float] | None = None
-    diagnosis: Mapping[str, int] = field(default_factory=dict)
-    begun: int = 0
-    device_seconds: float = 0.0
-    cost: str = ""
 
 
 class View(Protocol):
@@ -199,11 +176,14 @@ def prepare(composed: ComposedSweep, space: Space, home: Home, command: str) -> 
     `command` is what the user types to launch it, and to go on with it.
     """
     folder = home.sweep(composed.name)
+    past = folder.card()
+    # A sweep that has a journal goes on with it, whatever the environment says by now.
+    storage = composed.sweep.storage or (None if past is not None and past.storage is None else home.storage)
     uri = composed.tracking.uri or home.tracking_uri
     card = SweepCard(
         name=composed.name,
         identity=composed.identity,
-        storage=composed.sweep.storage,
+        storage=storage,
         tracking_uri=uri,
         experiment=composed.tracking.experiment or composed.name,
         metric=composed.sweep.metric,
@@ -212,7 +192,6 @@ def prepare(composed: ComposedSweep, space: Space, home: Home, command: str) -> 
         command=command,
         created=time.time(),
     )
-    past = folder.card()
     if past is not None and past.identity != card.identity:
         raise BadInputError(
             f"sweep.name: {card.name!r} is not allowed; allowed: a name that is not taken, since a sweep of that name "
@@ -298,6 +277,15 @@ class _Live:
     metrics: Mapping[str, float] = field(default_factory=dict)
     # By the steps at which they were found.
     findings: list[tuple[int, Finding]] = field(default_factory=list)
+    # When it got its worker (seconds of unix time), and whether the study knows where and when.
+    began: float = 0.0
+    placed: bool = False
+
+    @property
+    def place(self) -> str:
+        """The worker, its lane where it has lanes, and since when, as JSON."""
+        lane = self.tags.get("swathe.lane", "").rpartition("/")[2]
+        return json.dumps({"worker": self.worker, "lane": int(lane) if lane else None, "began": self.began})
 
     def found(self, step: int | None) -> list[Finding]:
         """Return what was found up to the last step that counts."""
@@ -320,6 +308,8 @@ class _Session:
         self._occupancy = Occupancy()
         self._said: set[str] = set()
         self._shown = 0.0
+        self._told = 0.0
+        self._diagnosed: deque[tuple[int, tuple[str, ...]]] = deque(maxlen=LATEST)
         # The wall time of the budget counts from the first worker that is ready: starting Ray is not the sweep's time.
         self._ready: float | None = None
         # While the pre-flight's verdict is out, workers that are ready wait here.
@@ -580,7 +570,7 @@ class _Session:
         number, params = assignment.trial, assignment.params
         self._params.pop(number, None)
         config = trial_config(self._plan.composer, params, number)
-        self._live[number] = _Live(params, worker)
+        self._live[number] = _Live(params, worker, began=time.time())
         tags = {
             "swathe.worker": worker,
             "swathe.attempt": str(assignment.attempt),
@@ -604,6 +594,7 @@ class _Session:
             self._foretell({report.trial: report.step for report in command.reports}, then)
         for report in command.reports:
             self._note_program(report.trial)
+            self._note_place(report.trial)
             self._study.record(report.trial, report.step, report.metrics[metric])
 
     def _note_program(self, trial: int) -> None:
@@ -613,6 +604,13 @@ class _Session:
         geometry = json.loads(self._live[trial].tags.get(GEOMETRY, "{}"))
         self._programs[trial] = program = geometry.get("program", "solo")
         self._study.note(trial, PROGRAM, program)
+
+    def _note_place(self, trial: int) -> None:
+        """Write where a trial runs and since when, once an attempt, for those who watch lanes fill and refill."""
+        live = self._live[trial]
+        if not live.placed:
+            live.placed = True
+            self._study.note(trial, PLACE, live.place)
 
     def _foretell(self, steps: Mapping[int, int], commands: Iterable[Command]) -> None:
         """Note the ends that come of reports before these: in a database, a kill may fall between the two."""
@@ -634,6 +632,8 @@ class _Session:
         found = finding_tags(live.found(command.step))
         if found:
             attrs["diagnosis"] = found[TAG]
+        if live.worker and not live.placed:
+            attrs[PLACE] = live.place
         return attrs, {**live.tags, **found, "swathe.state": _state_tag(command)}
 
     def _tell(self, command: Tell) -> None:
@@ -641,6 +641,8 @@ class _Session:
         self._programs.pop(command.trial, None)
         attrs, tags = self._end_facts(command, live)
         self._symptoms += count_symptoms([attrs.get("diagnosis")])
+        if symptoms := symptoms_of(attrs.get("diagnosis")):
+            self._diagnosed.appendleft((command.trial, symptoms))
         if command.traceback:
             self._recorder.text(command.trial, "traceback.txt", command.traceback)
         self._recorder.end(command.trial, command.state, tags, time.time())
@@ -682,6 +684,7 @@ class _Session:
             workers=len(self._pool.geometry),
             lanes=self._occupancy.now,
             diagnosis=self._symptoms,
+            latest=tuple(self._diagnosed),
             begun=self._over_before,
             device_seconds=controller.device_seconds,
             cost=self._cost_text(),
@@ -705,9 +708,28 @@ class _Session:
         if now - self._shown >= POLL_SECONDS:
             self._shown = now
             self._view.show(self._progress())
+        if now - self._told >= SESSION_SECONDS:
+            self._told = now
+            self._study.say(self._facts())
+
+    def _facts(self) -> dict[str, object]:
+        """Return what those who watch from elsewhere cannot know from the trials alone."""
+        now = self._progress()
+        return Session(
+            at=time.time(),
+            seconds=now.elapsed,
+            begun=now.begun,
+            running=now.running,
+            workers=now.workers,
+            epochs=now.epochs,
+            lanes=now.lanes,
+            device_seconds=now.device_seconds,
+            cost=now.cost,
+        ).as_dict()
 
     def _end(self, done: Done) -> Outcome:
         self._view.show(self._progress())
+        self._study.say(self._facts())
         self._commit()
         self._recorder.finish(self._summary(done))
         # Ray takes a second to end, in which the recorder makes its plots.

@@ -42,7 +42,13 @@ class Settings:
 
 
 def load(from_file: Path | None, overrides: Sequence[str]) -> tuple[Config, Settings]:
-    """Return the config to train and its settings.
+    """Return the config to train and its settings, see `composed` and `checked`. Raises `BadInputError`."""
+    config, settings = composed(from_file, overrides)
+    return checked(config, settings), settings
+
+
+def composed(from_file: Path | None, overrides: Sequence[str]) -> tuple[Config, Settings]:
+    """Return a config and its settings, with no look at what they name yet.
 
     A file of `swathe best` also gives the threads and the device that its numbers were made with; what the file, and
     before it an override, sets itself comes first. Raises `BadInputError`.
@@ -60,7 +66,7 @@ def load(from_file: Path | None, overrides: Sequence[str]) -> tuple[Config, Sett
     if "transfer.weights" in {override.key_or_group for override in parse_overrides(overrides)}:
         # Other weights than those of the file.
         config["transfer"]["sha256"] = None
-    return _checked(config, settings), settings
+    return config, settings
 
 
 def _settings_given(overrides: Sequence[str]) -> dict[str, Any]:
@@ -140,7 +146,7 @@ def _settings(given: Mapping[str, Any], geometry: Mapping[str, Any]) -> Settings
     )
 
 
-def _checked(config: Config, settings: Settings) -> Config:
+def checked(config: Config, settings: Settings) -> Config:
     """Refuse here what the training would refuse, so that nothing is recorded of it; raises `BadInputError`.
 
     Returns the config with the digest of the weights that it names.

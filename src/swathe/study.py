@@ -16,7 +16,7 @@ import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from swathe.samplers import SearchSpace, suggest_from
 
 JOURNAL = "journal.log"
 CONNECT_SECONDS = 5
+# The study's attribute that has what its driver says of its session.
+SESSION = "session"
 
 _STATES = {
     TrialState.WAITING: optuna.trial.TrialState.WAITING,
@@ -57,6 +59,8 @@ class PastTrial:
     value: float | None
     values: Mapping[int, float]
     attrs: Mapping[str, Value]
+    # Unix time (seconds); of two trials that are otherwise the same nobody asks which ended first.
+    ended: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +227,16 @@ class Study:
         with self._storing():
             self._storage.set_trial_user_attr(self._ids[trial], key, value)
 
+    def say(self, session: Mapping[str, Any]) -> None:
+        """Write what the driver says of the session that runs, in place of what it said before."""
+        with self._storing():
+            self._storage.set_study_user_attr(self._study_id, SESSION, dict(session))
+
+    @property
+    def session(self) -> Any:
+        """What a driver said last, see `say`; None where none ever did."""
+        return self._study.user_attrs.get(SESSION)
+
     def foretell(self, trial: int, end: Foretold) -> None:
         """Note how a trial ends at the report that is written next, for the case that its end is not written any more.
 
@@ -346,6 +360,18 @@ def check_storage(storage: str | None) -> None:
             connection.execute(sqlalchemy.text("SELECT 1"))
 
 
+def engine_of(storage: str) -> sqlalchemy.Engine:
+    """Return what opens connections to a database to read from it, and creates none; raises `BadInputError`."""
+    with _refusing(storage):
+        url = _parse(storage)
+        if url.get_backend_name() != "sqlite":
+            return sqlalchemy.create_engine(url, pool_pre_ping=True, connect_args=_connect_args(url))
+        uri = f"{Path(str(url.database)).absolute().as_uri()}?mode=rw"
+        return sqlalchemy.create_engine(
+            "sqlite://", creator=lambda: sqlite3.connect(uri, uri=True), poolclass=sqlalchemy.NullPool
+        )
+
+
 # Storage.
 
 
@@ -369,6 +395,7 @@ def _past(trial: optuna.trial.FrozenTrial) -> PastTrial:
         value=trial.value,
         values=dict(trial.intermediate_values),
         attrs=dict(trial.user_attrs),
+        ended=None if trial.datetime_complete is None else trial.datetime_complete.timestamp(),
     )
 
 

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from swathe.analysis import Overview, Row
 from swathe.diagnosis import counts_text
 from swathe.events import Report, TrialState, Value
-from swathe.reproduce import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, ROUNDING_FACTOR, Reproduction
-from swathe.training.diagnose import Action, Finding, Symptom
+from swathe.overview import Overview, Row
+from swathe.training.diagnose import Action, Symptom
 from swathe.training.verdict import Outcome, Verdict
-from swathe.view import short
+from swathe.view import eta, latest_line, open_view, short, spent
 
-# It imports Hydra, which only `swathe diagnose` needs.
+# Its imports are not for commands that only ask a server.
 if TYPE_CHECKING:
-    from swathe.diagnosed import RunFindings, SweepFindings
+    from swathe.reproduce import Reproduction
 
 WATCH_SECONDS = 1.0
 # Trials of each symptom that are shown with what was said of them.
@@ -69,34 +69,47 @@ def sweeps(overviews: Sequence[Overview]) -> Table:
     for name in ("sweep", "trials", "best", "status"):
         table.add_column(name, overflow="fold")
     for item in overviews:
-        over = sum(count for state, count in item.counts.items() if state.final)
         best = "" if item.best is None else f"{item.metric} {item.best[1]:.5g}"
-        table.add_row(item.name, f"{over}/{item.trials}" if item.trials else "", best, item.status)
+        table.add_row(item.name, f"{item.over}/{item.trials}" if item.trials else "", best, item.status)
     return table
 
 
 def overview(item: Overview) -> Group:
     """One sweep: how far, the best trial, and why trials failed."""
     counts = [f"{item.counts.get(state, 0)} {state.value}" for state in TrialState if item.counts.get(state, 0)]
-    over = sum(count for state, count in item.counts.items() if state.final)
     lines = [
         Text(f"Sweep {item.name}: {item.status}"),
-        Text(f"{over} of {item.trials} trials: {', '.join(counts) or 'none yet'}"),
+        Text(f"{item.over} of {item.trials} trials: {', '.join(counts) or 'none yet'}"),
     ]
-    if item.lanes:
+    if item.session is not None:
+        lines.append(Text("   ".join(_session_words(item))))
+    if item.lanes or (item.running and item.session is not None and item.session.lanes is not None):
         lines.append(Text(_lanes_line(item)))
     if item.best is not None:
         lines.append(Text(f"best: trial {item.best[0]}, {item.metric} {item.best[1]:.6g}"))
         lines.append(Text(f"      {params_text(item.best_params)}"))
     if item.diagnosis:
         lines.append(Text(f"diagnosis: {counts_text(item.diagnosis)}; more with: swathe diagnose {item.name}"))
+    if item.running and item.latest:
+        lines.append(Text(latest_line(item.latest)))
     lines += [Text(f"{count} failed: {reason}", style="red") for reason, count in item.failures]
     return Group(*lines)
 
 
+def _session_words(item: Overview) -> list[str]:
+    """Return the pace of the session and what it has taken of the devices; of one that is over, without the pace."""
+    progress = item.progress(time.time())
+    if not item.running:
+        return spent(replace(progress, elapsed=0.0))
+    return [word for word in (*spent(progress), eta(progress)) if word]
+
+
 def _lanes_line(item: Overview) -> str:
     lanes = item.lanes
-    if item.status.startswith("running") and "lanes" in lanes:
+    said = None if item.session is None else item.session.lanes
+    if item.running and said is not None:
+        return f"lanes {said[0]:.0f}/{said[1]:.0f} ({said[0] / max(1.0, said[1]):.0%})"
+    if item.running and "lanes" in lanes:
         return f"lanes {lanes['live']:.0f}/{lanes['lanes']:.0f} ({lanes['occupancy']:.0%})"
     if "occupancy_mean" not in lanes:
         return "lanes: not known how full they were"
@@ -105,10 +118,15 @@ def _lanes_line(item: Overview) -> str:
 
 
 def watch(console: Console, read: Callable[[], Overview]) -> None:
-    """Show a sweep until it is not running any more."""
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        while (item := read()).status.startswith("running"):
-            live.update(overview(item), refresh=True)
+    """Show a sweep until it is not running any more: a live table in a terminal, lines elsewhere."""
+    said = ""
+    with open_view(console, quiet=False) as view:
+        while (item := read()).running or item.queued:
+            if item.running:
+                view.show(item.progress(time.time()))
+            elif item.status != said:
+                said = item.status
+                view.say(f"Sweep {item.name}: {said}")
             time.sleep(WATCH_SECONDS)
 
 
@@ -157,6 +175,8 @@ def _verdict(result: Reproduction) -> list[str]:
     if result.identical:
         return [f"Identical: {state}, all {len(result.rows)} numbers have the same bits."]
     if result.alone:
+        from swathe.reproduce import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, ROUNDING_FACTOR
+
         word = "Within" if result.good else "Outside of"
         lines = [
             f"{word} the tolerance: {state}, trained alone; its losses differ by up to {result.largest_of_losses:.2g} "
@@ -190,41 +210,37 @@ def preflight(name: str, verdict: Verdict) -> Table:
     return table
 
 
-def run_findings(result: RunFindings) -> Group:
-    """What is wrong with one run: of each finding the symptom, what the sweep does, what was seen, what can be done."""
-    run = result.run
-    name = f"Trial {run.number} of sweep {run.tags['swathe.sweep']}" if "swathe.sweep" in run.tags else "Run"
-    lines = [Text(f"{name} (run {run.run_id}): {run.state}, {result.reports} reports.")]
-    if not result.findings:
+def run_findings(found: Mapping[str, Any]) -> Group:
+    """What is wrong with one run, from its `as_dict`: of each finding the symptom, what was seen, what can be done."""
+    sweep, run = found["sweep"], found["run_id"]
+    name = "Run" if sweep is None else f"Trial {found['trial']} of sweep {sweep}"
+    lines = [Text(f"{name} (run {run}): {found['state']}, {found['reports']} reports.")]
+    if not found["findings"]:
         lines.append(Text("No findings."))
-    for finding in result.findings:
-        lines += _finding_lines(finding)
+    for finding in found["findings"]:
+        head = f"{finding['symptom']} ({_ACTIONS[Action(finding['action'])]})"
+        lines += [Text(head, style="bold"), Text(f"  {finding['evidence']}"), Text(f"  {finding['advice']}")]
     return Group(*lines)
 
 
-def _finding_lines(finding: Finding) -> list[Text]:
-    head = Text(f"{finding.symptom} ({_ACTIONS[finding.action]})", style="bold")
-    return [head, Text(f"  {finding.evidence}"), Text(f"  {finding.advice}")]
-
-
-def sweep_findings(result: SweepFindings) -> Group:
-    """What is wrong in a sweep: trials by symptom with examples, those that underfit, and ranges to widen."""
-    found = {number for said in result.said.values() for number in said}
-    lines = [Text(f"Sweep {result.name}: {len(found)} of {result.trials} trials have findings.")]
-    if not result.enabled:
+def sweep_findings(found: Mapping[str, Any]) -> Group:
+    """What is wrong in a sweep, from its `as_dict`: by symptom with examples, what underfits, ranges to widen."""
+    said, underfitting, narrow = found["symptoms"], found["underfitting"], found["narrow"]
+    diagnosed = {one["trial"] for symptom in said.values() for one in symptom["findings"]}
+    lines = [Text(f"Sweep {found['name']}: {len(diagnosed)} of {found['trials']} trials have findings.")]
+    if not found["enabled"]:
         lines.append(Text("Its trials were not diagnosed, as diagnosis.enabled is false."))
-    for symptom, said in result.said.items():
-        lines.append(Text(f"{symptom}: {len(said)}", style="bold"))
-        lines += [Text(f"  trial {number}: {text}") for number, text in list(said.items())[:EXAMPLES]]
-    underfitting = result.sweep.underfitting
+    for symptom, one in said.items():
+        lines.append(Text(f"{symptom}: {one['trials']}", style="bold"))
+        lines += [Text(f"  trial {example['trial']}: {example['text']}") for example in one["findings"][:EXAMPLES]]
     if underfitting:
         lines.append(Text(f"{Symptom.UNDERFITTING}: {len(underfitting)}", style="bold"))
-        some = list(underfitting.items())[:EXAMPLES]
-        lines += [Text(f"  trial {number}: {finding.evidence} {finding.advice}") for number, finding in some]
-    if result.sweep.narrow:
+        some = underfitting[:EXAMPLES]
+        lines += [Text(f"  trial {one['trial']}: {one['evidence']} {one['advice']}") for one in some]
+    if narrow:
         lines.append(Text(str(Symptom.SPACE_TOO_NARROW), style="bold"))
-        lines += [Text(f"  {side.finding.evidence} {side.finding.advice}") for side in result.sweep.narrow]
-    if not (result.said or underfitting or result.sweep.narrow):
+        lines += [Text(f"  {side['evidence']} {side['advice']}") for side in narrow]
+    if not (said or underfitting or narrow):
         lines.append(Text("No findings."))
     return Group(*lines)
 
@@ -244,19 +260,49 @@ def reproduction_dict(result: Reproduction) -> dict[str, Any]:
         "differences": list(result.differences),
         "new_run_id": result.new_run_id,
         "rows": [
-            {"step": row.step, "metric": row.metric, "recorded": row.recorded, "reproduced": row.reproduced}
+            {
+                "step": row.step,
+                "metric": row.metric,
+                "recorded": row.recorded,
+                "reproduced": row.reproduced,
+                "identical": row.identical,
+                "rounding": row.rounding,
+            }
             for row in result.rows
         ],
     }
 
 
-def space(found: Any) -> Table:
-    """A search space: each parameter, its distribution and when it exists."""
+def reproduction_from_dict(plain: Mapping[str, Any]) -> Reproduction:
+    """Read what `reproduction_dict` returns; of numbers that were not finite it has nothing."""
+    from swathe.records import TrialRun
+    from swathe.reproduce import Reproduction, Row
+
+    def number(one: Mapping[str, Any], key: str) -> float | None:
+        # What has the same bits and is null was a NaN twice.
+        value: float | None = one[key]
+        return math.nan if value is None and one["identical"] else value
+
+    def row(one: Mapping[str, Any]) -> Row:
+        recorded, reproduced = number(one, "recorded"), number(one, "reproduced")
+        return Row(one["step"], one["metric"], recorded, reproduced, one["rounding"] or 0.0)
+
+    return Reproduction(
+        run=TrialRun(plain["trial"], plain["run_id"], plain["state"], {}, {}, {}),
+        rows=tuple(map(row, plain["rows"])),
+        differences=tuple(plain["differences"]),
+        new_run_id=plain["new_run_id"],
+        alone=plain["alone"],
+    )
+
+
+def space(rows: Sequence[Mapping[str, str]]) -> Table:
+    """A search space as `space_dict` has it: each parameter, its distribution and when it exists."""
     table = Table(title="Search space", title_justify="left")
     table.add_column("parameter", no_wrap=True)
     for name in ("distribution", "exists when"):
         table.add_column(name, overflow="fold")
-    for row in space_dict(found):
+    for row in rows:
         table.add_row(row["name"], row["distribution"], row["when"])
     return table
 

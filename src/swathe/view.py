@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from swathe.diagnosis import counts_text
 from swathe.events import TrialState
-from swathe.runtime import Progress
+from swathe.overview import Progress
 
 LINE_SECONDS = 5.0
 EVENT_SECONDS = 1.0
@@ -58,7 +58,7 @@ def open_view(console: Console, *, quiet: bool, live: bool = True) -> Iterator[P
     """Choose the view that fits where the output goes."""
     if quiet:
         yield SilentView()
-    elif live and console.is_terminal:
+    elif live and (console.is_terminal or console.is_jupyter):
         with Live(console=console, refresh_per_second=4, transient=True) as table:
             yield LiveView(table)
     else:
@@ -115,6 +115,7 @@ def event(progress: Progress) -> dict[str, Any]:
         "lanes": None if progress.lanes is None else {"live": progress.lanes[0], "all": progress.lanes[1]},
         "best": None if best is None else {"trial": best[0], progress.metric: best[1], **progress.best_params},
         "diagnosis": dict(progress.diagnosis),
+        "latest": [{"trial": number, "diagnosis": list(symptoms)} for number, symptoms in progress.latest],
         "device_seconds": round(progress.device_seconds, 3),
         "cost": progress.cost or None,
         "seconds": round(progress.elapsed, 3),
@@ -158,9 +159,11 @@ def panel(progress: Progress) -> Group:
     counts.append(f"{progress.counts.get(TrialState.COMPLETE, 0)} complete   ", style="green")
     counts.append(f"{progress.counts.get(TrialState.PRUNED, 0)} pruned   ", style="yellow")
     counts.append(f"{progress.counts.get(TrialState.FAILED, 0)} failed", style="red")
-    lines: list[Table | Text] = [bar, counts, Text("   ".join(_spent(progress)), style="dim")]
+    lines: list[Table | Text] = [bar, counts, Text("   ".join(spent(progress)), style="dim")]
     if progress.diagnosis:
         lines.append(Text(f"diagnosis: {counts_text(progress.diagnosis)}", style="yellow"))
+    if progress.latest:
+        lines.append(Text(latest_line(progress.latest), style="yellow"))
     if progress.best is not None:
         number, value = progress.best
         params = "  ".join(f"{key}={short(shown)}" for key, shown in progress.best_params.items())
@@ -169,8 +172,13 @@ def panel(progress: Progress) -> Group:
     return Group(*lines)
 
 
-def _spent(progress: Progress) -> list[str]:
-    """Return the session's pace and what it has taken of the devices."""
+def latest_line(latest: Sequence[tuple[int, Sequence[str]]]) -> str:
+    """Return the trials that ended last with symptoms, in one line."""
+    return "latest: " + ", ".join(f"trial {number} {' '.join(symptoms)}" for number, symptoms in latest)
+
+
+def spent(progress: Progress) -> list[str]:
+    """Return the session's pace and what it has taken of the devices, in words."""
     words = [f"{progress.device_seconds:.0f} device-seconds"]
     if progress.cost:
         words.append(f"cost {progress.cost}")

@@ -613,6 +613,10 @@ class _FunctionSession:
     keeps: bool = False
     suspending: bool = False
 
+    @property
+    def metric(self) -> str:
+        return self.setup.metric
+
     def report(self, step: int, metrics: Mapping[str, float]) -> bool:
         seconds = time.perf_counter() - self.since
         self.metrics = metrics

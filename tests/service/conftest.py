@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 
 from swathe.home import Home
+from swathe.service.admission import Rate
 from swathe.service.app import create_app
-from swathe.service.guard import Rate
 from swathe.service.tokens import create_token
 from tests.integration import swathes
 from tests.service.client import TestClient
@@ -46,6 +47,18 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Service:
 def service(launched: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
     monkeypatch.chdir(launched.folder)
     return launched
+
+
+@pytest.fixture
+def copied(launched: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Home]:
+    """Return what copies the working folder, goes there, and returns its home: for what changes it."""
+
+    def copy() -> Home:
+        shutil.copytree(launched.folder, tmp_path / "copy")
+        monkeypatch.chdir(tmp_path / "copy")
+        return Home(tmp_path / "copy" / ".swathe")
+
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 from swathe import cli
 from swathe.home import Home
 from swathe.service import guard, tokens
-from swathe.service.guard import Rate
+from swathe.service.admission import Rate
+from swathe.service.problems import without_folders
 from swathe.service.tokens import create_token, revoke_token
+from tests.service.attacks import ATTACKS, Attack, World, documented, world
 from tests.service.client import TestClient
 from tests.service.conftest import Service
 from tests.service.test_screening import BOMB, DEEP
@@ -39,6 +42,27 @@ def refused(answer: Any, status: int, *words: str) -> str:
     return str(found["detail"])
 
 
+@pytest.fixture(scope="module")
+def attacked(launched: Service, open_client: TestClient) -> Iterator[World]:
+    with world(launched, open_client) as found:
+        yield found
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_the_table_of_attacks(service: Service, attacked: World, attack: Attack) -> None:
+    answers = list(attack.tries(attacked))
+    assert answers
+    for answer in answers:
+        assert answer.status_code in attack.statuses, (answer.status_code, answer.text[:300])
+        for secret in ("Traceback", "root:x", str(service.folder), *service.tokens.values()):
+            assert secret not in answer.text
+
+
+def test_the_documented_table_is_this_one() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "service.md"
+    assert documented(page) == [(attack.name, attack.answer) for attack in ATTACKS]
+
+
 READS = ["/sweeps", "/sweeps/f", "/sweeps/f/trials", "/sweeps/f/trials/0", "/sweeps/f/trials/0/curves"]
 READS += ["/sweeps/f/diagnosis", "/sweeps/f/best", "/sweeps/f/events", "/openapi.json", "/nothing"]
 
@@ -52,7 +76,7 @@ def test_without_a_token_only_health_is_answered(client: TestClient) -> None:
     refused(client.post("/api/v1/sweeps/f/stop"), 401)
     refused(client.post(VALIDATE, json={"sweep": "quickstart"}), 401)
     refused(client.get("/api/v1/health/"), 401)
-    refused(client.get("/"), 401)
+    refused(client.get("/static"), 401)
 
 
 def test_tokens_that_are_none_let_nobody_in(client: TestClient, service: Service, tmp_path: Path) -> None:
@@ -96,7 +120,7 @@ def test_roles_end_where_they_end(client: TestClient, service: Service) -> None:
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "POST", "OPTIONS", "TRACE", "HEAD"])
 def test_other_methods_do_nothing(client: TestClient, service: Service, method: str) -> None:
-    answer = client.request(method, "/api/v1/sweeps", headers=bearer(service.tokens["admin"]))
+    answer = client.request(method, "/api/v1/sweeps/f", headers=bearer(service.tokens["admin"]))
     assert answer.status_code == 405
     assert "access-control-allow-origin" not in answer.headers
 
@@ -232,7 +256,7 @@ def test_the_audit_log_has_who_did_what_and_no_secret(client: TestClient, servic
 
 def test_a_log_that_is_full_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "MAX_AUDIT", 200)
-    audit = guard.Audit(tmp_path / "audit.log")
+    audit = guard.Audit(tmp_path)
     for _ in range(4):
         audit.write(None, "GET", "/" + "x" * 1000, 401)
     assert len((tmp_path / "audit.log").read_text().splitlines()) == 1
@@ -291,6 +315,29 @@ def test_modules_that_are_not_allowed_are_not_even_imported(client: TestClient, 
             post(permissive, words)
             assert mark.exists(), words
             mark.unlink()
+
+
+@pytest.mark.slow
+def test_a_check_downloads_nothing(client: TestClient, service: Service) -> None:
+    body = {"sweep": "quickstart", "overrides": ["data=cifar100"]}
+    answer = client.post(VALIDATE, json=body, headers=bearer(service.tokens["runner"]))
+    # Its files are not here, which only the job that trains is to change.
+    assert answer.status_code == 200, answer.text
+    assert not (service.home.data / "cifar100").exists()
+
+
+def test_sentences_say_nothing_of_the_servers_folders(client: TestClient, service: Service) -> None:
+    viewer = bearer(service.tokens["viewer"])
+    detail = refused(client.get("/api/v1/sweeps/nothing", headers=viewer), 404)
+    assert detail.startswith("There is no sweep 'nothing' in .swathe; there are: ")
+    home = Path("/srv/team/.swathe")
+    for said, shown in (
+        ("sqlite:////srv/team/.swathe/mlflow.db is away", "sqlite:///.swathe/mlflow.db is away"),
+        (f"none is at {Path.cwd()}/a/b.csv.", "none is at a/b.csv."),
+        ("/srv/team2/x and /mnt/srv/team/x are others'", "/srv/team2/x and /mnt/srv/team/x are others'"),
+        ("in '/srv/team'.", "in ''."),
+    ):
+        assert without_folders(said, home) == shown
 
 
 @pytest.mark.slow

@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Security
+from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request
 from fastapi.responses import StreamingResponse
-from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
 from swathe import __version__
-from swathe.analysis import Overview, last_value
+from swathe.analysis import last_value
 from swathe.diagnosis import TAG, symptoms_of
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.home import Home, SweepCard
+from swathe.overview import Overview
 from swathe.plain import finite
-from swathe.service import problems
-from swathe.service.guard import FAILURES, HEALTH, PREFIX, REQUESTS, Audit, Guard, Rate
+from swathe.service import jobs_api, pages, problems, proxy, signing
+from swathe.service.admission import FAILURES, REQUESTS, Admission, Rate
+from swathe.service.catalog import catalog
+from swathe.service.clusters import Cluster
+from swathe.service.dispatcher import Dispatcher, Dispatching
+from swathe.service.guard import HEALTH, PREFIX, Audit, Guard
+from swathe.service.job_views import Views
+from swathe.service.jobs import Jobs
+from swathe.service.launching import Checks, Launcher
 from swathe.service.models import (
     BestConfig,
+    Catalog,
+    ComparedTrial,
+    Comparison,
     Curve,
     Health,
+    Importance,
     Page,
     Point,
-    Said,
     Sweep,
     SweepDetail,
     SweepPage,
@@ -40,17 +51,16 @@ from swathe.service.models import (
     Validated,
     ValidateRequest,
 )
-from swathe.service.problems import ProblemError, responses
-from swathe.service.selection import selection
+from swathe.service.problems import ProblemError, responses, without_folders
+from swathe.service.roles import BEARER, RUNNER, VIEWER
+from swathe.service.selection import MAX_PAGE, selection
+from swathe.service.sessions import Session, Sessions
+from swathe.service.spaces import space_of
 from swathe.service.stream import Streams, last_place
-from swathe.service.sweeps import Snapshot, Sweeps
-from swathe.service.tokens import Authority, Role, Token
-from swathe.service.validation import validate
+from swathe.service.sweeps import NoSuchSweepError, Snapshot, Sweeps
+from swathe.service.tokens import Authority, Token
 from swathe.study import JOURNAL, PastTrial
 from swathe.tracking import shown
-
-# Checks of a sweep at once, each of which is a process that may import PyTorch; and how many may wait for their turn.
-VALIDATIONS, WAITING = 2, 16
 
 
 def create_app(
@@ -60,12 +70,16 @@ def create_app(
     requests: Rate = REQUESTS,
     failures: Rate = FAILURES,
     tls: bool = False,
+    behind_proxy: bool = False,
     stopping: Callable[[], bool] = lambda: False,
+    cluster: Cluster | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> ASGIApp:
     """Return the service of a home.
 
     `allowed_modules`: those whose functions a sweep that is checked may name. `stopping`: whether the server is about
-    to end, so that its streams do.
+    to end, so that its streams do. `cluster`: where jobs run (None: they wait); what becomes of it at the end is told
+    to `say`.
     """
     authority = Authority(home)
     app = FastAPI(
@@ -80,37 +94,41 @@ def create_app(
     problems.install(app)
     app.state.sweeps, app.state.streams, app.state.authority = Sweeps(home), Streams(), authority
     app.state.streams.stopping = stopping
-    app.state.allowed_modules = tuple(allowed_modules)
-    app.state.checks = 0
-    app.state.validating = asyncio.Semaphore(VALIDATIONS)
+    app.state.checks = Checks(home, allowed_modules)
+    jobs = app.state.jobs = Jobs(home)
+    app.state.launcher = Launcher(home, jobs, app.state.sweeps, app.state.checks)
+    app.state.views, app.state.dispatching = Views(jobs, None, None), None
+    if cluster is not None:
+        dispatcher = Dispatcher(home, jobs, app.state.sweeps, cluster)
+        app.state.views = Views(jobs, dispatcher, cluster)
+        app.state.dispatching = Dispatching(dispatcher, cluster, jobs, say)
     app.include_router(router)
-    return Guard(app, authority, Audit(home.path / "audit.log"), requests=requests, failures=failures, tls=tls)
+    pages.install(app)
+    app.state.proxies = proxy.install(app, home, app.state.sweeps)
+    secure = tls or behind_proxy
+    app.state.sessions = Sessions(home, authority, secure=secure)
+    admission = Admission(authority, app.state.sessions, failures=failures, behind_proxy=behind_proxy)
+    app.state.admission = admission
+    return Guard(app, admission, Audit(home.path), requests=requests, secure=secure)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     # Its import takes a second, which no request should wait for.
     warming = asyncio.create_task(run_in_threadpool(_import_mlflow))
+    dispatching: Dispatching | None = app.state.dispatching
+    if dispatching is not None:
+        dispatching.begin()
     yield
+    if dispatching is not None:
+        await dispatching.end()
     await warming
+    for one in app.state.proxies:
+        await one.close()
 
 
 def _import_mlflow() -> None:
     import swathe.mlflow_runs  # noqa: F401
-
-
-def allow(role: Role) -> Callable[[Request], Token]:
-    """Return what gives an operation the token of its request, if that has the role at least."""
-
-    def allowed(request: Request) -> Token:
-        token: Token = request.state.token
-        if not Role(token.role).includes(role):
-            raise ProblemError(
-                HTTPStatus.FORBIDDEN, f"role: {token.role!r} is not allowed; allowed: {role.value} or above."
-            )
-        return token
-
-    return allowed
 
 
 def _sweeps(request: Request) -> Sweeps:
@@ -118,16 +136,14 @@ def _sweeps(request: Request) -> Sweeps:
 
 
 Readable = Annotated[Sweeps, Depends(_sweeps)]
-Viewer = Depends(allow(Role.VIEWER))
-Runner = Depends(allow(Role.RUNNER))
 Name = Annotated[str, Path(description="A sweep that was launched in the server's working folder.")]
 Number = Annotated[int, Path(ge=0, le=2**31 - 1)]
 NOT_FOUND = responses(HTTPStatus.NOT_FOUND)
 
 health = APIRouter()
 router = APIRouter(prefix=PREFIX)
-read = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False)), Viewer], responses=responses())
-run = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False)), Runner], responses=responses())
+read = APIRouter(dependencies=[BEARER, VIEWER], responses=responses())
+run = APIRouter(dependencies=[BEARER, RUNNER], responses=responses())
 
 
 @health.get(HEALTH.removeprefix(PREFIX))
@@ -138,22 +154,26 @@ def get_health() -> Health:
 
 @read.get("/sweeps")
 def list_sweeps(
-    sweeps: Readable, limit: Page = 50, cursor: Annotated[str | None, Query(max_length=100)] = None
+    request: Request, sweeps: Readable, limit: Page = 50, cursor: Annotated[str | None, Query(max_length=100)] = None
 ) -> SweepPage:
     """List the sweeps by name."""
-    names = sweeps.names()
+    state = request.app.state
+    names = sorted({*sweeps.names(), *state.jobs.driving()})
     rest = [name for name in names if cursor is None or name > cursor]
     page = rest[:limit]
     return SweepPage(
         total=len(names),
-        sweeps=[_sweep_or_reason(sweeps, name) for name in page],
+        sweeps=[_sweep_or_reason(sweeps, state.views, name) for name in page],
         next=page[-1] if len(rest) > limit else None,
     )
 
 
-def _sweep_or_reason(sweeps: Sweeps, name: str) -> Sweep | UnreadableSweep:
+def _sweep_or_reason(sweeps: Sweeps, views: Views, name: str) -> Sweep | UnreadableSweep:
     try:
-        return Sweep(**_sweep(*sweeps.overview(name)))
+        return Sweep(**_sweep(*sweeps.overview(name)), **views.about(name))
+    except NoSuchSweepError:
+        waiting = views.waiting_sweep(name)
+        return UnreadableSweep(name=name, status="gone") if waiting is None else Sweep(**waiting)
     except SwatheError as error:
         return UnreadableSweep(name=name, status=f"cannot be read: {shown(str(error)).rstrip('.')}")
 
@@ -163,14 +183,22 @@ def _sweep(card: SweepCard, found: Overview, alive: bool) -> dict[str, Any]:
 
 
 @read.get("/sweeps/{name}", responses=NOT_FOUND)
-def get_sweep(sweeps: Readable, name: Name) -> SweepDetail:
+def get_sweep(request: Request, sweeps: Readable, name: Name) -> SweepDetail:
     """Say how a sweep stands."""
+    views: Views = request.app.state.views
     # First of all: what happens meanwhile is told by the events after this place.
-    now = sweeps.snapshot(name)
+    try:
+        now = sweeps.snapshot(name)
+    except NoSuchSweepError:
+        if (waiting := views.waiting_sweep(name)) is not None:
+            return SweepDetail(**waiting, space={}, lanes={}, last_event_id=None)
+        raise
     card, found, alive = sweeps.overview(name)
     return SweepDetail(
-        **_sweep(card, found, alive),
-        last_event_id=None if card.storage is not None else str(_place_of(now)),
+        **_sweep(card, replace(found, lanes=sweeps.lanes(name, alive=alive)), alive),
+        **views.about(name),
+        space=space_of(now.folder),
+        last_event_id=now.place or str(_place_of(now)),
     )
 
 
@@ -216,7 +244,14 @@ def _trial(past: PastTrial) -> dict[str, Any]:
         "params": dict(past.params),
         "reason": str(past.attrs["reason"]) if past.attrs.get("reason") else None,
         "diagnosis": list(symptoms_of(past.attrs.get("diagnosis"))),
+        **_place_and_times(past),
     }
+
+
+def _place_and_times(past: PastTrial) -> dict[str, Any]:
+    place = json.loads(str(past.attrs.get("place", "{}")))
+    worker = place.get("worker", past.attrs.get("worker"))
+    return {"worker": worker, "lane": place.get("lane"), "began": place.get("began"), "ended": past.ended}
 
 
 @read.get("/sweeps/{name}/trials/{number}", responses=NOT_FOUND)
@@ -228,15 +263,16 @@ def get_trial(sweeps: Readable, name: Name, number: Number) -> TrialDetail:
 
 
 def _recorded(sweeps: Sweeps, now: Snapshot, past: PastTrial) -> dict[str, Any]:
-    nothing = {"run_id": None, "config": None, "metrics": None, "findings": None}
+    nothing = {"run_id": None, "experiment_id": None, "config": None, "metrics": None, "findings": None}
     try:
         found = sweeps.run_of(now.card, past.number)
     except SwatheError as error:
         # How the trial stands is known all the same.
-        return {**nothing, "record": shown(str(error))}
+        return {**nothing, "record": without_folders(shown(str(error)), sweeps.home.path)}
     symptoms = symptoms_of(found.tags.get(TAG))
     return {
         "run_id": found.run_id,
+        "experiment_id": found.experiment_id,
         "config": json.loads(found.tags.get("swathe.config", "null")),
         "metrics": dict(found.metrics),
         "findings": {symptom.value: found.tags.get(f"{TAG}.{symptom}", "") for symptom in symptoms},
@@ -268,6 +304,48 @@ def get_diagnosis(sweeps: Readable, name: Name) -> dict[str, Any]:
     return dict(finite(sweeps.diagnosis(name)))
 
 
+@read.get("/sweeps/{name}/trials/{number}/diagnosis", responses=NOT_FOUND)
+def get_trial_diagnosis(sweeps: Readable, name: Name, number: Number) -> dict[str, Any]:
+    """Say what is wrong with a trial, as `swathe diagnose SWEEP --trial N --json` does."""
+    return dict(finite(sweeps.trial_diagnosis(name, number)))
+
+
+@read.get("/runs/{run_id}/diagnosis", responses=NOT_FOUND)
+def get_run_diagnosis(
+    sweeps: Readable, run_id: Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="A run in MLflow.")]
+) -> dict[str, Any]:
+    """Say what is wrong with a run, as `swathe diagnose RUN_ID --json` does."""
+    return dict(finite(sweeps.run_diagnosis(run_id)))
+
+
+@read.get("/sweeps/{name}/compare", responses=NOT_FOUND)
+def get_comparison(
+    sweeps: Readable,
+    name: Name,
+    top: Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many trials.")] = 10,
+    sort: Annotated[
+        str | None,
+        Query(max_length=250, description="A recorded metric: accuracies downwards, losses upwards, its own its way."),
+    ] = None,
+) -> Comparison:
+    """Return the best trials with all that MLflow has of them, as `swathe compare SWEEP --json` does."""
+    metric, rows = sweeps.compared(name, top=top, sort=sort)
+    return Comparison(sweep=name, metric=metric, trials=[ComparedTrial(**row.as_dict()) for row in rows])
+
+
+@read.get("/sweeps/{name}/importance", responses=NOT_FOUND)
+def get_importance(sweeps: Readable, name: Name) -> Importance:
+    """Say how much each parameter matters to the metric (PED-ANOVA); empty until four trials are complete."""
+    card, shares = sweeps.importance(name)
+    return Importance(sweep=name, metric=card.metric, importance=shares)
+
+
+@read.get("/catalog")
+def get_catalog() -> Catalog:
+    """List what a new sweep can be made of: the ready sweeps, and each config group's options with their keys."""
+    return Catalog(**catalog())
+
+
 @read.get("/sweeps/{name}/best", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT))
 def get_best(sweeps: Readable, name: Name) -> BestConfig:
     """Return the best trial's config, and the command that reproduces it."""
@@ -284,6 +362,7 @@ def get_best(sweeps: Readable, name: Name) -> BestConfig:
         value=best.value,
         run_id=best.run_id,
         config=best.config,
+        geometry=dict(best.geometry),
         reproduce=f"swathe reproduce {name} --trial {best.trial}",
     )
 
@@ -305,49 +384,32 @@ async def get_events(
     """Follow a sweep: server-sent events trial, param, report, state, attribute, each with an id, and status."""
     sweeps: Sweeps = request.app.state.sweeps
     streams: Streams = request.app.state.streams
-    authority: Authority = request.app.state.authority
-    token: Token = request.state.token
     folder, card = await run_in_threadpool(sweeps.find, name)
     # A client that comes back sets the header, and asks for the address that it asked for at first.
     known = last_event_id if last_event_id is not None else after
     start = await streams.place(folder, card, known)
-    events = streams.events(folder, start, fresh=known is None, may=lambda: authority.holds(token))
+    events = streams.events(folder, card, start, fresh=known is None, may=_still_in(request))
     return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
-@run.post("/sweeps/{name}/stop", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT))
-def stop_sweep(sweeps: Readable, name: Name) -> Said:
-    """Ask a running sweep to stop, as `swathe stop` does."""
-    folder, _ = sweeps.find(name)
-    try:
-        return Said(detail=folder.ask_to_stop())
-    except BadInputError as error:
-        raise ProblemError(HTTPStatus.CONFLICT, str(error)) from error
+def _still_in(request: Request) -> Callable[[], bool]:
+    """Return what says whether the token, or the session, that a request came with is still good."""
+    authority: Authority = request.app.state.authority
+    sessions: Sessions = request.app.state.sessions
+    token: Token = request.state.token
+    session: Session | None = request.state.session
+    return lambda: authority.holds(token) if session is None else sessions.holds(session)
 
 
 @run.post("/validate")
 async def validate_sweep(request: Request, sweep: ValidateRequest) -> Validated:
     """Check a sweep as `swathe launch` does before it starts anything; what it would refuse is refused with 422."""
-    state = request.app.state
-    if state.checks >= VALIDATIONS + WAITING:
-        detail = f"There are {state.checks} sweeps to check already; allowed: one more in 5 s."
-        raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, {"Retry-After": "5"})
-    with _counted(state):
-        async with state.validating:
-            found = await validate(
-                state.sweeps.home.path, sweep.sweep, sweep.yaml, sweep.overrides, state.allowed_modules
-            )
+    if (sweep.sweep is None) == (sweep.yaml is None):
+        raise bad_value("sweep", sweep.sweep, "either the name of a sweep or its yaml, and not both")
+    checks: Checks = request.app.state.checks
+    found = await checks.examine({"kind": "launch", **sweep.model_dump()})
     return Validated(**found)
 
 
-@contextmanager
-def _counted(state: Any) -> Iterator[None]:
-    state.checks += 1
-    try:
-        yield
-    finally:
-        state.checks -= 1
-
-
-for part in (health, read, run):
+for part in (health, signing.router, read, run, *jobs_api.routers):
     router.include_router(part)

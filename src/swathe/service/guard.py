@@ -5,88 +5,50 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import os
 import time
-from collections import OrderedDict
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-import anyio
-import anyio.to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from swathe.errors import SwatheError
 from swathe.service import problems
+from swathe.service.admission import REQUESTS, SAFE, Admission, Buckets, Rate, refuse_often
+from swathe.service.pages import CONTENT_POLICY, is_page
 from swathe.service.problems import ProblemError
-from swathe.service.tokens import Authority, Token
+from swathe.service.tokens import Token
 
 log = logging.getLogger("swathe.service")
 
 PREFIX = "/api/v1"
 HEALTH = f"{PREFIX}/health"
+SESSION = f"{PREFIX}/session"
+# Where MLflow and optuna-dashboard are.
+PROXIED = ("/mlflow/", "/optuna/")
 # Bytes of a request's body, and seconds for it to arrive.
 MAX_BODY = 2**20
 BODY_SECONDS = 30.0
 # Of a path that is written to the audit log (characters), and bytes after which a new log is begun.
 _PATH, MAX_AUDIT = 500, 64 * 2**20
-# Verifications by scrypt at once: each takes a core and 16 MiB.
-_VERIFICATIONS = 2
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cache-control", b"no-store"),
 )
 _HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """A token bucket: so many requests at once, and so many a second in the long run."""
-
-    burst: float
-    per_second: float
-
-
-REQUESTS = Rate(burst=200, per_second=50)
-# Of one address: tokens with a known id and a wrong secret, each of which costs a scrypt.
-FAILURES = Rate(burst=10, per_second=0.2)
-
-
-class Buckets:
-    """A token bucket for each key, of the `size` that were used last."""
-
-    def __init__(self, rate: Rate, size: int = 4096) -> None:
-        self._rate = rate
-        self._size = size
-        # Key -> (what is left, when that was).
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def wait(self, key: str) -> float:
-        """Return after how many seconds this key has one request left; 0 where it has now."""
-        return max(0.0, (1.0 - self._now(key)) / self._rate.per_second)
-
-    def take(self, key: str) -> None:
-        """Take one request of this key."""
-        self._left[key] = (self._now(key) - 1.0, time.monotonic())
-        self._left.move_to_end(key)
-        while len(self._left) > self._size:
-            self._left.popitem(last=False)
-
-    def _now(self, key: str) -> float:
-        left, then = self._left.get(key, (self._rate.burst, 0.0))
-        return min(self._rate.burst, left + (time.monotonic() - then) * self._rate.per_second)
-
-
 class Audit:
-    """The audit log: a JSON line for each request, without anything secret."""
+    """The audit log of a home: a JSON line for each request, without anything secret."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._path = home / "audit.log"
 
     def write(self, token: Token | None, method: str, path: str, status: int) -> None:
         line = {
@@ -116,26 +78,19 @@ class Audit:
 class Guard:
     """The app with its token, limits, headers and audit log around it.
 
-    The token of a request is in its state as `token`; what it may do is checked where it is done.
+    The token of a request is in its state as `token`, and its session, if it has one, as `session`; what it may do is
+    checked where it is done. `secure`: whether browsers come over HTTPS.
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        authority: Authority,
-        audit: Audit,
-        *,
-        requests: Rate = REQUESTS,
-        failures: Rate = FAILURES,
-        tls: bool = False,
+        self, app: ASGIApp, admission: Admission, audit: Audit, *, requests: Rate = REQUESTS, secure: bool = False
     ) -> None:
         self._app = app
-        self._authority = authority
+        self._admission = admission
         self._audit = audit
         self._requests = Buckets(requests)
-        self._failures = Buckets(failures)
-        self._headers = [*_HEADERS, *([_HSTS] if tls else [])]
-        self._verifying: anyio.CapacityLimiter | None = None
+        self._headers = [*_HEADERS, *([_HSTS] if secure else [])]
+        self._page_headers = [_of_page(name, value) for name, value in self._headers]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -149,26 +104,31 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope.setdefault("state", {})
-        state["token"] = None
+        state["token"] = state["session"] = None
         noted = self._noting(scope, send)
         try:
-            if scope["path"] != HEALTH:
-                state["token"] = await self._token_of(scope)
+            _refuse_two_lengths(scope)
+            proxied = scope["path"].startswith(PROXIED)
+            if not _is_open(scope):
+                state["token"], state["session"] = await self._admission.caller(scope, own_page=not proxied)
                 self._limit(state["token"])
-            body = await _body(scope, receive)
+            # What is for MLflow goes there as it comes, with limits of its own.
+            received = receive if proxied else _replayed(await _body(scope, receive), receive)
         except SwatheError as error:
             # Tokens that cannot be read are the server's trouble and not the caller's.
             refusal = error if isinstance(error, ProblemError) else _away(error)
-            await problems.answer(refusal)(scope, receive, noted)
+            await problems.answer(refusal, self._audit.home)(scope, receive, noted)
             return
-        await self._app(scope, _replayed(body, receive), noted)
+        await self._app(scope, received, noted)
 
     def _noting(self, scope: Scope, send: Send) -> Send:
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
-                names = {name for name, _ in self._headers}
+                own = self._page_headers if is_page(scope["path"]) else self._headers
+                own = [(name, scope["state"].get("headers", {}).get(name, value)) for name, value in own]
+                names = {name for name, _ in own}
                 kept = [pair for pair in message.get("headers", ()) if pair[0].lower() not in names]
-                message["headers"] = [*kept, *self._headers]
+                message["headers"] = [*kept, *own]
                 path = scope.get("raw_path") or scope["path"].encode()
                 text = path.decode("ascii", "backslashreplace")
                 self._audit.write(scope["state"]["token"], scope["method"], text, message["status"])
@@ -176,49 +136,29 @@ class Guard:
 
         return noting
 
-    async def _token_of(self, scope: Scope) -> Token:
-        presented = _presented(scope)
-        if self._authority.known(presented):
-            found = self._authority.verify(presented)
-        else:
-            found = await self._hashed(scope, presented)
-        if found is None:
-            raise _unauthorized("The token is not one of this server's, or it has expired or was revoked.")
-        return found
-
-    async def _hashed(self, scope: Scope, presented: str) -> Token | None:
-        address = str((scope.get("client") or ("",))[0])
-        _refuse_often(self._failures.wait(address), "wrong tokens from this address")
-        self._verifying = self._verifying or anyio.CapacityLimiter(_VERIFICATIONS)
-        found = await anyio.to_thread.run_sync(self._authority.verify, presented, limiter=self._verifying)
-        if found is None:
-            self._failures.take(address)
-        return found
-
     def _limit(self, token: Token) -> None:
-        _refuse_often(self._requests.wait(token.id), "requests with this token")
+        refuse_often(self._requests.wait(token.id), "requests with this token")
         self._requests.take(token.id)
 
 
-def _presented(scope: Scope) -> str:
-    """Return the token of the one Authorization header."""
-    given = [value for name, value in scope["headers"] if name == b"authorization"]
-    if len(given) == 1:
-        kind, _, token = given[0].decode("latin-1").partition(" ")
-        if kind.lower() == "bearer":
-            return str(token.strip())
-    raise _unauthorized("Authorization: it is missing; allowed: one header 'Bearer TOKEN'.")
+def _of_page(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """Return a header as the page's files have it: they may load each other, and be kept by the browser."""
+    pages = {b"content-security-policy": CONTENT_POLICY.encode(), b"cache-control": b"no-cache"}
+    return name, pages.get(name, value)
 
 
-def _unauthorized(detail: str) -> ProblemError:
-    return ProblemError(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer"})
+def _is_open(scope: Scope) -> bool:
+    """Whether a request needs no token: it gets nothing but what everybody may have, or brings its token along."""
+    path, method = scope["path"], scope["method"]
+    return path == HEALTH or (is_page(path) and method in SAFE) or (path, method) == (SESSION, "POST")
 
 
-def _refuse_often(seconds: float, what: str) -> None:
-    if seconds > 0:
-        after = math.ceil(seconds)
-        detail = f"There are too many {what}; allowed: the next one in {after} s."
-        raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, {"Retry-After": str(after)})
+def _refuse_two_lengths(scope: Scope) -> None:
+    """Refuse a body whose end two programs may see at different places (RFC 9112, 6.1)."""
+    names = [name for name, _ in scope["headers"]]
+    if names.count(b"content-length") + names.count(b"transfer-encoding") > 1:
+        detail = "Content-Length: it comes with another length; allowed: one Content-Length or Transfer-Encoding."
+        raise ProblemError(HTTPStatus.BAD_REQUEST, detail)
 
 
 def _away(error: SwatheError) -> ProblemError:

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from swathe.plain import finite
+from swathe.service.job_models import Job
 from swathe.service.selection import MAX_PAGE
 
 Number = Annotated[float | None, BeforeValidator(finite)]
 Values = Annotated[dict[str, Any], BeforeValidator(finite)]
 State = Literal["waiting", "running", "complete", "pruned", "failed"]
 Page = Annotated[int, Field(ge=1, le=MAX_PAGE)]
+
+
+class SignIn(BaseModel):
+    """A token to begin a session with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    token: Annotated[str, Field(max_length=200, json_schema_extra={"writeOnly": True, "format": "password"})]
+
+
+class Who(BaseModel):
+    """Who asks. `csrf`: what requests with the session's cookie must send along; null where a token came instead."""
+
+    name: str
+    role: str
+    csrf: str | None
 
 
 class Health(BaseModel):
@@ -29,8 +47,45 @@ class BestTrial(BaseModel):
     value: Number
 
 
+class Diagnosed(BaseModel):
+    """A trial with its symptoms."""
+
+    trial: int
+    diagnosis: list[str]
+
+
+class LanesNow(BaseModel):
+    """How many lanes train a trial, of how many."""
+
+    live: Number
+    all: Number
+
+
+class SweepSession(BaseModel):
+    """A session of a sweep as its driver told it at the time `at`.
+
+    `seconds`: how long it had run. `begun`: trials that were over before it. `epochs`: reports that count.
+    `device_seconds` and what they `cost`, an empty text where no price is known. `lanes` is null without lanes.
+    """
+
+    at: float
+    seconds: float
+    begun: int
+    running: int
+    workers: int
+    epochs: int
+    lanes: LanesNow | None
+    device_seconds: Number
+    cost: str
+
+
 class Sweep(BaseModel):
-    """How a sweep stands. `alive`: whether a driver runs it now. `counts`: trials by state."""
+    """How a sweep stands. `alive`: whether a driver runs it now. `counts`: trials by state.
+
+    `failures`: why trials failed; `diagnosis`: how many have each symptom; `latest`: those that ended last with some.
+    `session`: what its driver says of itself about once a second, of the last session when none is alive.
+    `job`: its latest one, and `owner` whose the first was; null where it was never launched over HTTP.
+    """
 
     name: str
     status: str
@@ -40,19 +95,28 @@ class Sweep(BaseModel):
     trials: int
     counts: dict[str, int]
     best: BestTrial | None
-    command: str
-    created: float
-
-
-class SweepDetail(Sweep):
-    """A sweep with its best parameters, why trials failed, how many have each symptom, and where its events are.
-
-    `last_event_id`: events after this one are not in the answer; null where the sweep has no journal.
-    """
-
     best_params: Values
     failures: list[dict[str, Any]]
     diagnosis: dict[str, int]
+    latest: list[Diagnosed]
+    session: SweepSession | None
+    command: str
+    created: float
+    job: Job | None
+    owner: str | None
+
+
+class SweepDetail(Sweep):
+    """A sweep with its space, how full its lanes were, and where its events are.
+
+    `space`: the searches by parameter, as they were written, those under conditions too. `lanes`: of a sweep that is
+    over, as MLflow has it; empty without lanes.
+
+    `last_event_id`: events after this one are not in the answer; null for a sweep that waits for its first start.
+    """
+
+    space: dict[str, Any]
+    lanes: Mapping[str, Number]
     last_event_id: str | None
 
 
@@ -79,7 +143,10 @@ class Point(BaseModel):
 
 
 class Trial(BaseModel):
-    """A trial as the study has it. `value`: the objective of a complete one; `last`: what it reported last."""
+    """A trial as the study has it. `value`: the objective of a complete one; `last`: what it reported last.
+
+    `worker`, `lane` and `began` are those of its last attempt, once that has reported; `lane` is null without lanes.
+    """
 
     number: int
     state: State
@@ -88,6 +155,10 @@ class Trial(BaseModel):
     params: Values
     reason: str | None
     diagnosis: list[str]
+    worker: str | None
+    lane: int | None
+    began: float | None
+    ended: float | None
 
 
 class TrialPage(BaseModel):
@@ -106,6 +177,7 @@ class TrialDetail(Trial):
     """
 
     run_id: str | None
+    experiment_id: str | None
     config: Annotated[dict[str, Any] | None, BeforeValidator(finite)]
     metrics: Annotated[dict[str, Any] | None, BeforeValidator(finite)]
     findings: dict[str, str] | None
@@ -130,7 +202,59 @@ class BestConfig(BaseModel):
     value: Number
     run_id: str
     config: Values
+    geometry: dict[str, Any]
     reproduce: str
+
+
+class Importance(BaseModel):
+    """How much each parameter matters to the metric: shares that add up to 1, the largest first."""
+
+    sweep: str
+    metric: str
+    importance: dict[str, float]
+
+
+class ReadySweep(BaseModel):
+    """A sweep of sweeps/: its comment in a line, and what is in its file."""
+
+    name: str
+    title: str
+    config: Values
+
+
+class Option(BaseModel):
+    """An option of a config group: its comment in a line, and its keys with their defaults."""
+
+    option: str
+    title: str
+    keys: Values
+
+
+class Catalog(BaseModel):
+    """What a new sweep can be made of. `keys`: those of a training run outside of the groups, with their defaults."""
+
+    sweeps: list[ReadySweep]
+    groups: dict[str, list[Option]]
+    keys: Values
+
+
+class ComparedTrial(BaseModel):
+    """A trial as MLflow has it, with the parameters that were searched."""
+
+    trial: int
+    run_id: str
+    state: str
+    diagnosis: list[str]
+    metrics: Values
+    params: Values
+
+
+class Comparison(BaseModel):
+    """The best trials of a sweep, best first by `metric`."""
+
+    sweep: str
+    metric: str
+    trials: list[ComparedTrial]
 
 
 class Said(BaseModel):
@@ -158,8 +282,9 @@ class Parameter(BaseModel):
 
 
 class Validated(BaseModel):
-    """A sweep that a launch would begin with: its name, its trials and its space."""
+    """A sweep that a launch would begin with: its name, its trials, its composed config and its space."""
 
     name: str
     trials: int
+    config: Values
     space: list[Parameter]

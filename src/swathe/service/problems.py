@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,7 +16,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from swathe.errors import BadInputError, SwatheError
-from swathe.service.sweeps import NoSuchSweepError, NoSuchTrialError
+from swathe.service.sweeps import NoSuchRunError, NoSuchSweepError, NoSuchTrialError
 from swathe.tracking import shown
 
 log = logging.getLogger("swathe.service")
@@ -53,6 +55,14 @@ def in_a_line(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+def without_folders(text: str, home: Path) -> str:
+    """Return a sentence without where on the server's disk things are: the home, and the folder that it works in."""
+    for folder in dict.fromkeys(map(str, (home.parent, Path.cwd(), Path.home()))):
+        if folder != "/":
+            text = re.sub(rf"(?<![\w.-]){re.escape(folder)}(?:/|(?!\.?[\w-]))", "", text)
+    return text
+
+
 def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     """Return the problems of an operation for its OpenAPI description: those named, and those of every one."""
     every = (
@@ -70,28 +80,29 @@ def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Let the app answer every error with a problem."""
+    """Let the app, whose state has its `sweeps`, answer every error with a problem."""
     app.add_exception_handler(SwatheError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unexpected)
 
 
-def answer(error: SwatheError) -> JSONResponse:
-    """Return the response to an error of Swathe's own."""
+def answer(error: SwatheError, home: Path) -> JSONResponse:
+    """Return the response to an error of Swathe's own, which says nothing of the server's folders."""
+    text = without_folders(shown(str(error)), home)
     match error:
         case ProblemError():
-            return problem(error.status, str(error), error.headers)
-        case NoSuchSweepError() | NoSuchTrialError():
-            return problem(HTTPStatus.NOT_FOUND, str(error))
+            return problem(error.status, text, error.headers)
+        case NoSuchSweepError() | NoSuchTrialError() | NoSuchRunError():
+            return problem(HTTPStatus.NOT_FOUND, text)
         case BadInputError():
-            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, shown(str(error)))
-    return problem(HTTPStatus.SERVICE_UNAVAILABLE, shown(str(error)))
+            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, text)
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, text)
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, SwatheError)
-    return answer(error)
+    return answer(error, request.app.state.sweeps.home.path)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

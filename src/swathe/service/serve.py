@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,10 @@ import uvicorn
 
 from swathe.errors import BadInputError, bad_value
 from swathe.home import Home
+from swathe.service import ray_head
 from swathe.service.app import create_app
+from swathe.service.clusters import ExistingCluster, OwnCluster, check_address
+from swathe.service.dispatcher import only_server
 from swathe.service.guard import PREFIX
 from swathe.service.tokens import create_token, read_tokens
 
@@ -22,6 +26,8 @@ from swathe.service.tokens import create_token, read_tokens
 END_SECONDS = 5
 # Connections that are open at once, streams among them.
 MAX_CONNECTIONS = 2000
+# How long a thread may go on while others wait for Python's lock.
+SWITCH_SECONDS = 0.001
 
 
 def serve(
@@ -31,30 +37,56 @@ def serve(
     port: int,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
+    behind_proxy: bool = False,
     allowed_modules: Sequence[str] = (),
+    address: str | None = None,
     say: Callable[[str], None],
 ) -> None:
     """Serve a home until SIGINT or SIGTERM.
 
-    Raises `BadInputError` for an address that cannot be listened at, for one of other machines while there are no
-    tokens, and for TLS files that are none.
+    `behind_proxy`: whether everybody comes through a proxy with TLS, which says in X-Forwarded-For who they are.
+    `address`: the dashboard of the Ray on which jobs run; without it, the server starts one of its own when there is a
+    first job. Raises `BadInputError` for an address that cannot be listened at, for one of other machines while there
+    are no tokens, for TLS files that are none, and for a home that another server has.
     """
     _refuse_half_of_tls(tls_cert, tls_key)
     tokens = read_tokens(home)
     if not tokens and not _is_loopback(host):
         raise bad_value("--host", host, "127.0.0.1 as long as there is no token; make one with: swathe token create")
-    with _listening(host, port) as listener:
+    cluster = OwnCluster(home) if address is None else ExistingCluster(check_address(address))
+    with only_server(home), _listening(host, port) as listener:
         tls = tls_cert is not None
         server: uvicorn.Server
-        app = create_app(home, allowed_modules=allowed_modules, tls=tls, stopping=lambda: server.should_exit)
+        app = create_app(
+            home,
+            allowed_modules=allowed_modules,
+            tls=tls,
+            behind_proxy=behind_proxy,
+            stopping=lambda: server.should_exit,
+            cluster=cluster,
+            say=say,
+        )
         server = uvicorn.Server(_config(app, tls_cert, tls_key))
         if not tokens:
             say("The token of admin, which cannot be shown again:")
             say(create_token(home, "admin", "admin"))
         at = f"[{host}]" if ":" in host else host
         say(f"Swathe serves {'https' if tls else 'http'}://{at}:{listener.getsockname()[1]}{PREFIX}; stop it with ^C.")
+        # The loop has the word again after a millisecond, and not five, however long a thread reads for one request.
+        sys.setswitchinterval(SWITCH_SECONDS)
         with _ended_by_signals():
             server.run(sockets=[listener])
+
+
+def end_cluster(home: Home) -> str:
+    """End the Ray that a server of this home has started, and the jobs in it; return what was done.
+
+    Raises `BadInputError` while a server runs, which would start it again.
+    """
+    with only_server(home):
+        if not ray_head.end(home):
+            return "No Ray of this folder's server runs."
+    return "Ended the Ray of this folder's server; its jobs go on when there is a server again."
 
 
 def _config(app: object, tls_cert: Path | None, tls_key: Path | None) -> uvicorn.Config:

@@ -1,8 +1,8 @@
-"""A sweep's events as server-sent events, straight from its journal.
+"""A sweep's events as server-sent events, straight from its journal, or its database (see `database_events`).
 
-An event's id is where its line ends in the journal (bytes): it means the same after a restart of the server, and
-whoever comes back with the last one misses nothing and gets nothing twice. One task a sweep looks whether the journal
-has grown and renders what is new once, for all who listen.
+In a journal, an event's id is where its line ends (bytes): it means the same after a restart of the server, and whoever
+comes back with the last one misses nothing and gets nothing twice. One task a sweep looks whether something is new and
+renders it once, for all who listen.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,8 @@ from starlette.concurrency import run_in_threadpool
 from swathe.errors import SwatheError, bad_value
 from swathe.events import TrialState
 from swathe.home import SweepCard, SweepFolder
-from swathe.plain import finite
+from swathe.service.database_events import DatabaseSource
+from swathe.service.event_source import SHOWN, Place, Source, numbered, unnumbered
 from swathe.service.problems import ProblemError
 from swathe.study import JOURNAL
 
@@ -40,12 +43,10 @@ _READ, _KEPT = 2**18, 4 * 2**20
 MAX_LISTENERS = 1000
 
 # Optuna's codes of operations and states in a journal (optuna/storages/journal/_storage.py, optuna/trial/_state.py).
-# 4: a new trial, 5: a parameter, 6: a state, 7: an intermediate value, 8: an attribute.
+# 2: an attribute of the study, 4: a new trial, 5: a parameter, 6: a state, 7: an intermediate value, 8: an attribute.
 _CREATE = 4
 _STATES = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED, TrialState.WAITING)
 _CREATED = re.compile(rb'^\{"op_code": ?4,', re.MULTILINE)
-# Attributes that are of use to people; the others are notes of the driver to itself.
-_SHOWN = frozenset({"worker", "reason", "diagnosis", "metrics"})
 
 
 def rendered(content: bytes, start: int, trials: int) -> tuple[bytes, int, int]:
@@ -66,7 +67,7 @@ def rendered(content: bytes, start: int, trials: int) -> tuple[bytes, int, int]:
         trials += operation.get("op_code") == _CREATE
         if found is not None:
             kind, data = found
-            events.append(b"id: %d\nevent: %b\ndata: %b\n\n" % (end, kind, _json(data)))
+            events.append(numbered(end, kind, data))
     return b"".join(events), end, trials
 
 
@@ -80,25 +81,33 @@ def _operation_of(line: bytes) -> dict[str, Any] | None:
     return operation if isinstance(operation, dict) else None
 
 
-def _event_of(operation: dict[str, Any], trials: int) -> tuple[bytes, dict[str, Any]] | None:
-    """Return an operation as an event; None for those that say nothing of a trial.
+def _event_of(operation: dict[str, Any], trials: int) -> tuple[str, dict[str, Any]] | None:
+    """Return an operation as an event; None for those that are of no use to people.
 
     A sweep's journal has one study, in which Optuna's ids of trials are their numbers.
     """
     match operation:
+        case {"op_code": 2, "user_attr": {"session": dict() as session}}:
+            return "progress", session
         case {"op_code": 4}:
             state = _STATES[operation.get("state", 0)]
-            return b"trial", {"trial": trials, "state": state.value, "params": _params(operation)}
+            return "trial", {"trial": trials, "state": state.value, "params": _params(operation)}
         case {"op_code": 5, "trial_id": trial, "param_name": name, "param_value_internal": value, "distribution": text}:
-            return b"param", {"trial": trial, "name": name, "value": _param(text, value)}
+            return "param", {"trial": trial, "name": name, "value": _param(text, value)}
         case {"op_code": 6, "trial_id": trial, "state": state}:
             values = operation.get("values") or [None]
-            return b"state", {"trial": trial, "state": _STATES[state].value, "value": values[0]}
+            said = {"trial": trial, "state": _STATES[state].value, "value": values[0]}
+            return "state", {**said, "ended": _seconds(operation.get("datetime_complete"))}
         case {"op_code": 7, "trial_id": trial, "step": step, "intermediate_value": value}:
-            return b"report", {"trial": trial, "step": step, "value": value}
-        case {"op_code": 8, "trial_id": trial, "user_attr": dict() as attribute} if attribute.keys() <= _SHOWN:
-            return b"attribute", {"trial": trial, **attribute}
+            return "report", {"trial": trial, "step": step, "value": value}
+        case {"op_code": 8, "trial_id": trial, "user_attr": dict() as attribute} if attribute.keys() <= SHOWN:
+            return "attribute", {"trial": trial, **attribute}
     return None
+
+
+def _seconds(moment: str | None) -> float | None:
+    """Return the unix time of a moment as a journal has it."""
+    return None if moment is None else datetime.fromisoformat(moment).timestamp()
 
 
 def _params(operation: dict[str, Any]) -> dict[str, Any]:
@@ -108,10 +117,6 @@ def _params(operation: dict[str, Any]) -> dict[str, Any]:
 
 def _param(distribution: str, internal: float) -> Any:
     return json_to_distribution(distribution).to_external_repr(internal)
-
-
-def _json(data: dict[str, Any]) -> bytes:
-    return json.dumps(finite(data)).encode()
 
 
 def _read(path: Path, start: int, end: int) -> bytes:
@@ -172,88 +177,138 @@ def last_place(path: Path, size: int) -> int:
     return 0
 
 
+@dataclass(frozen=True, slots=True)
+class JournalPlace:
+    """A place in a journal: the bytes before it, and how many trials were created there, if that is known."""
+
+    byte: int
+    trials: int | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        return str(self.byte)
+
+    def behind(self, other: JournalPlace) -> bool:
+        return self.byte < other.byte
+
+
+class JournalSource:
+    """The events of a sweep with a journal."""
+
+    look_seconds = LOOK_SECONDS
+
+    def __init__(self, folder: SweepFolder) -> None:
+        self._path = folder.path / JOURNAL
+
+    def place(self, event_id: str | None) -> JournalPlace:
+        return JournalPlace(place_of(self._path, event_id))
+
+    def read(self, start: JournalPlace, end: JournalPlace | None = None) -> tuple[bytes, JournalPlace]:
+        size = self._size() if end is None else end.byte
+        if size < start.byte:
+            raise SwatheError(f"{self._path} is another file than it was.")
+        if size == start.byte:
+            return b"", start
+        trials = _trials_before(self._path, start.byte) if start.trials is None else start.trials
+        content, byte, trials = rendered(_read(self._path, start.byte, size), start.byte, trials)
+        return content, JournalPlace(byte, trials)
+
+    def said(self) -> bytes:
+        """Return nothing: a journal has an event of everything."""
+        return b""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _size(self) -> int:
+        return self._path.stat().st_size if self._path.exists() else 0
+
+
+def source_of(folder: SweepFolder, card: SweepCard) -> Source:
+    """Return where a sweep's events come from."""
+    return JournalSource(folder) if card.storage is None else DatabaseSource(card)
+
+
 class Feed:
     """What is new of one sweep, for all who listen to it."""
 
-    def __init__(self, folder: SweepFolder) -> None:
+    def __init__(self, folder: SweepFolder, source: Source) -> None:
         self._folder = folder
-        self._path = folder.path / JOURNAL
-        self._trials = 0
-        # Start -> (what to send, where it ends, trials by then), the newest last; and the bytes of them all.
-        self._chunks: OrderedDict[int, tuple[bytes, int, int]] = OrderedDict()
+        self._source = source
+        # Start -> (what to send, where it ends), the newest last; and the bytes of them all.
+        self._chunks: OrderedDict[Place, tuple[bytes, Place]] = OrderedDict()
         self._kept = 0
-        self.position = 0
-        self.status = b""
+        self.position: Place = JournalPlace(0)
+        # What is a state and no step: how the sweep stands, and what its driver said last.
+        self.states: tuple[bytes, ...] = ()
         self.ended = False
         self.news = asyncio.Event()
         self.listeners = 0
 
     async def begin(self) -> None:
-        """Find the journal's end; raises `BadInputError` for a folder that is none."""
-        self.position = await run_in_threadpool(place_of, self._path, None)
-        self._trials = await run_in_threadpool(_trials_before, self._path, self.position)
-        self.status = await run_in_threadpool(self._status)
+        """Find the end of what there is; raises `SwatheError` where it cannot be read."""
+        self.position = await run_in_threadpool(self._source.place, None)
+        self.states = await run_in_threadpool(self._said)
 
     async def watch(self, stopping: Callable[[], bool]) -> None:
-        """Look whether the journal has grown, until the server stops or the journal is another one."""
+        """Look whether something is new, until the server stops or it cannot be read (any more)."""
         try:
             while not stopping():
-                grown, status = await run_in_threadpool(self._look)
-                changed = status != self.status
-                self.status = status
-                if grown is not None:
-                    self._keep(*grown)
-                if changed or grown is not None:
+                (content, end), states = await run_in_threadpool(self._look)
+                changed, grown = states != self.states, end != self.position
+                self.states = states
+                if grown:
+                    self._keep(content, end)
+                if changed or grown:
                     self._tell()
-                if grown is None:
-                    await asyncio.sleep(LOOK_SECONDS)
+                if not grown:
+                    await asyncio.sleep(self._source.look_seconds)
         except (SwatheError, OSError) as error:
             log.warning("%s", error)
         finally:
             # Also where the journal is gone: its listeners come back and are told why.
             self.ended = True
             self._tell()
+            self._source.close()
 
-    async def after(self, position: int, trials: int | None) -> tuple[bytes, int, int]:
-        """Return what comes after a place, where that ends, and how many trials there are by then.
-
-        `trials`: how many there were at the place, if that is known.
-        """
+    async def after(self, position: Place) -> tuple[bytes, Place]:
+        """Return what comes after a place, and where that ends."""
         if position in self._chunks:
             return self._chunks[position]
-        return await run_in_threadpool(self._caught_up, position, self.position, trials)
+        return await run_in_threadpool(self._source.read, position, self.position)
 
     def _tell(self) -> None:
         news, self.news = self.news, asyncio.Event()
         news.set()
 
-    def _keep(self, content: bytes, end: int, trials: int) -> None:
-        self._chunks[self.position] = content, end, trials
+    def _keep(self, content: bytes, end: Place) -> None:
+        self._chunks[self.position] = content, end
         self._kept += len(content)
-        self.position, self._trials = end, trials
+        self.position = end
         while self._kept > _KEPT:
-            _, (dropped, _, _) = self._chunks.popitem(last=False)
+            _, (dropped, _) = self._chunks.popitem(last=False)
             self._kept -= len(dropped)
 
-    def _look(self) -> tuple[tuple[bytes, int, int] | None, bytes]:
-        size = self._path.stat().st_size if self._path.exists() else 0
-        if size < self.position:
-            raise SwatheError(f"{self._path} is another file than it was.")
+    def _look(self) -> tuple[tuple[bytes, Place], tuple[bytes, ...]]:
+        # How it stands first: where it has ended, all that happened is read by then.
         status = self._status()
-        if size == self.position:
-            return None, status
-        found = rendered(_read(self._path, self.position, size), self.position, self._trials)
-        return (found if found[1] > self.position else None), status
+        found = self._source.read(self.position)
+        return found, (status, self._source.said())
 
-    def _caught_up(self, position: int, end: int, trials: int | None) -> tuple[bytes, int, int]:
-        before = _trials_before(self._path, position) if trials is None else trials
-        return rendered(_read(self._path, position, end), position, before)
+    def _said(self) -> tuple[bytes, ...]:
+        return self._status(), self._source.said()
 
     def _status(self) -> bytes:
-        """Return whether the sweep runs and how it ended, as an event without an id: it is a state and no step."""
+        """Return whether the sweep runs and how it ended."""
         alive, ending = self._folder.driver() is not None, self._folder.ending()
-        said = {"alive": alive, "ended": None if ending is None or alive else ending["reason"]}
-        return b"event: status\ndata: %b\n\n" % json.dumps(said).encode()
+        return unnumbered("status", {"alive": alive, "ended": None if ending is None or alive else ending["reason"]})
+
+
+def _place_of(folder: SweepFolder, card: SweepCard, event_id: str | None) -> Place:
+    source = source_of(folder, card)
+    try:
+        return source.place(event_id)
+    finally:
+        source.close()
 
 
 class Streams:
@@ -264,36 +319,37 @@ class Streams:
         self._listeners = 0
         self.stopping: Callable[[], bool] = lambda: False
 
-    async def place(self, folder: SweepFolder, card: SweepCard, event_id: str | None) -> int:
+    async def place(self, folder: SweepFolder, card: SweepCard, event_id: str | None) -> Place:
         """Return where to begin for a client with this Last-Event-ID; raises `BadInputError`."""
-        if card.storage is not None:
-            raise ProblemError(
-                HTTPStatus.CONFLICT,
-                f"The trials of sweep {card.name!r} are in a database, which has no events; "
-                "allowed: sweeps with a journal.",
-            )
         if self._listeners >= MAX_LISTENERS:
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, f"There are {MAX_LISTENERS} listeners; allowed: fewer.")
-        return await run_in_threadpool(place_of, folder.path / JOURNAL, event_id)
+        return await run_in_threadpool(_place_of, folder, card, event_id)
 
     async def events(
-        self, folder: SweepFolder, start: int, *, fresh: bool, may: Callable[[], bool]
+        self, folder: SweepFolder, card: SweepCard, start: Place, *, fresh: bool, may: Callable[[], bool]
     ) -> AsyncIterator[bytes]:
         """Yield a sweep's events after a place, as long as the client `may` listen and the server runs.
 
         `fresh`: this client has no id yet, and gets one with its first event.
         """
-        async with self._feed(folder) as feed:
-            position, trials, status = start, None, b""
+        async with self._feed(folder, card) as feed:
+            position: Place = start
+            states: tuple[bytes, ...] = ()
             if fresh:
-                yield b"id: %d\nevent: open\ndata: %b\n\n" % (position, _json({"sweep": folder.name}))
+                yield numbered(position, "open", {"sweep": folder.name})
             quiet = time.monotonic()
             while may():
                 news, said = feed.news, b""
-                if feed.status != status:
-                    said = status = feed.status
-                if position < feed.position:
-                    content, end, trials = await feed.after(position, trials)
+                if feed.states != states:
+                    said = b"".join(one for one in feed.states if one not in states)
+                    states = feed.states
+                if position.behind(feed.position):
+                    try:
+                        content, end = await feed.after(position)
+                    except SwatheError as error:
+                        # The client comes back with its last id, and is told why.
+                        log.warning("%s", error)
+                        return
                     if end == position:
                         return
                     said, position = said + content, end
@@ -310,8 +366,8 @@ class Streams:
                     yield said
 
     @asynccontextmanager
-    async def _feed(self, folder: SweepFolder) -> AsyncIterator[Feed]:
-        feed, name = await self._joined(folder), folder.name
+    async def _feed(self, folder: SweepFolder, card: SweepCard) -> AsyncIterator[Feed]:
+        feed, name = await self._joined(folder, card), folder.name
         self._listeners += 1
         try:
             yield feed
@@ -323,11 +379,11 @@ class Streams:
                 if task is not None:
                     task.cancel()
 
-    async def _joined(self, folder: SweepFolder) -> Feed:
+    async def _joined(self, folder: SweepFolder, card: SweepCard) -> Feed:
         """Return the sweep's feed, a new one where nobody listens yet."""
         name = folder.name
         if name not in self._feeds or self._feeds[name][0].ended:
-            feed = Feed(folder)
+            feed = Feed(folder, source_of(folder, card))
             await feed.begin()
             # Somebody else may have begun meanwhile.
             if name not in self._feeds or self._feeds[name][0].ended:

@@ -16,20 +16,28 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from swathe import analysis
-from swathe.analysis import Best, Overview
 from swathe.errors import BadInputError, SwatheError
 from swathe.home import Home, SweepCard, SweepFolder
+from swathe.overview import Best, Overview, Row, Session
 from swathe.records import Records, TrialRun
+from swathe.service.database_events import DatabaseSource
+from swathe.service.spaces import importances
 from swathe.study import JOURNAL, PastTrial, Study
 
 # Sweeps that are kept open: one of 10,000 trials takes some 100 MB.
 OPEN_SWEEPS = 8
 # Small things that are kept: overviews, and connections to MLflow.
 _OVERVIEWS, _CONNECTIONS = 1000, 16
+# Runs of trials that are over, and the states of those.
+_ENDED_RUNS, _ENDED = 256, frozenset({"complete", "pruned", "failed"})
 # What is younger (seconds) is not looked at again, however many ask.
 FRESH_SECONDS = 0.25
 # The same for what takes long: a whole sweep's diagnosis, which asks MLflow for every trial.
 FRESH_DIAGNOSIS_SECONDS = 10.0
+# What share of the time such things may be made in, of each sweep.
+MADE_SHARE = 0.05
+# And for all runs of a sweep in MLflow.
+FRESH_RUNS_SECONDS = 2.0
 
 # Of all sweeps together, so that one which was closed and opened again has never an old one.
 _versions = itertools.count(1)
@@ -42,6 +50,10 @@ Signature = tuple[int, ...]
 
 class NoSuchSweepError(SwatheError):
     """There is no sweep of this name."""
+
+
+class NoSuchRunError(SwatheError):
+    """There is no run of this id in MLflow."""
 
 
 class NoSuchTrialError(SwatheError):
@@ -85,7 +97,8 @@ class Recent(Generic[K, V]):
 class Snapshot:
     """A sweep at a moment: its trials by number, in the states that they are in, and who drives it.
 
-    `version` changes with the trials; `signature` is what the journal's was before they were read.
+    `version` changes with the trials; `signature` is what the journal's was before they were read. `place` is the id of
+    the last event that they know; None where that is a place in the journal.
     """
 
     folder: SweepFolder
@@ -94,6 +107,8 @@ class Snapshot:
     history: Sequence[PastTrial]
     version: int
     signature: Signature
+    session: Session | None = None
+    place: str | None = None
 
     def trial(self, number: int) -> PastTrial:
         """Return one trial; raises `NoSuchTrialError`."""
@@ -112,6 +127,9 @@ class OpenSweep:
         self._card: SweepCard | None = None
         self._signature: Signature = ()
         self._history: Sequence[PastTrial] = ()
+        self._said: Any = None
+        self._source: DatabaseSource | None = None
+        self._place: str | None = None
         self._version = 0
         self._looked = 0.0
 
@@ -124,18 +142,29 @@ class OpenSweep:
                 self._look(card)
                 self._looked = time.monotonic()
             history = analysis.as_driven(self._history, driver)
-            return Snapshot(self._folder, card, driver, history, self._version, self._signature)
+            session = analysis.session_of(self._said, driver)
+            return Snapshot(self._folder, card, driver, history, self._version, self._signature, session, self._place)
+
+    def importances(self, card: SweepCard) -> dict[str, float]:
+        """Return how much each parameter matters, see `spaces.importances`."""
+        self.snapshot(card)
+        with self._lock:
+            return {} if self._study is None else importances(self._study.optuna_study)
 
     def _look(self, card: SweepCard) -> None:
         signature = signature_of(self._folder.path / JOURNAL)
         if self._study is not None and self._card == card and signature == self._signature and card.storage is None:
             return
         grown = bool(signature) and self._signature[:1] == signature[:1] and self._signature[1] <= signature[1]
-        if self._study is None or self._card != card or not (grown or card.storage is not None):
+        # A database that was empty may have got its study meanwhile.
+        grown = grown or (card.storage is not None and bool(self._history))
+        if self._study is None or self._card != card or not grown:
             self._open(card)
         assert self._study is not None
+        self._place = None if self._source is None else str(self._source.end())
         try:
             history = self._study.history(self._history)
+            self._said = self._study.session
         except SwatheError:
             self._close()
             raise
@@ -143,16 +172,21 @@ class OpenSweep:
             # A study that was deleted meanwhile, or a damaged line: opening it anew says what it is.
             self._open(card)
             history = self._study.history()
+            self._said = self._study.session
         self._history, self._signature, self._version = history, signature, next(_versions)
 
     def _open(self, card: SweepCard) -> None:
         self._close()
         self._study = Study.load(card.name, folder=self._folder.path, storage=card.storage)
+        self._source = None if card.storage is None else DatabaseSource(card)
         self._card = card
 
     def _close(self) -> None:
         if self._study is not None:
             self._study.close()
+        if self._source is not None:
+            self._source.close()
+        self._source = None
         self._study, self._signature, self._history = None, (), ()
 
 
@@ -163,6 +197,7 @@ class _Made:
     lock: threading.Lock = field(default_factory=threading.Lock)
     version: int = -1
     at: float = -FRESH_DIAGNOSIS_SECONDS
+    fresh: float = FRESH_DIAGNOSIS_SECONDS
     value: Any = None
 
 
@@ -175,6 +210,10 @@ class Sweeps:
         self._overviews: Recent[tuple[Any, ...], Overview] = Recent(_OVERVIEWS)
         self._records: Recent[str, Records] = Recent(_CONNECTIONS)
         self._diagnoses: Recent[str, _Made] = Recent(OPEN_SWEEPS)
+        self._importances: Recent[str, _Made] = Recent(OPEN_SWEEPS)
+        self._runs: Recent[str, _Made] = Recent(OPEN_SWEEPS)
+        self._ended_runs: Recent[tuple[str, str, float, int], TrialRun] = Recent(_ENDED_RUNS)
+        self._lanes: Recent[str, _Made] = Recent(_OVERVIEWS)
 
     def names(self) -> list[str]:
         """Return the names of the sweeps, sorted."""
@@ -215,7 +254,7 @@ class Sweeps:
         now = self.snapshot(name)
         # The trials may be older than the journal is by now, and are kept under what it was then.
         key = (*facts, str(now.driver), now.signature or now.version)
-        made = partial(analysis.summary, self.home, name, now.card, now.history, now.driver)
+        made = partial(analysis.summary, self.home, name, now.card, now.history, now.driver, now.session)
         return now.card, self._overviews.get(key, made), now.driver is not None
 
     def records(self, card: SweepCard) -> Records:
@@ -224,12 +263,18 @@ class Sweeps:
 
     def run_of(self, card: SweepCard, number: int) -> TrialRun:
         """Return a trial's run in MLflow; raises `BadInputError` where it is not recorded (yet)."""
-        return self.records(card).trial(card.experiment, card.name, number)
+        key = (card.tracking_uri, card.name, card.created, number)
+        known = self._ended_runs.find(key)
+        if known is not None:
+            return known
+        found = self.records(card).trial(card.experiment, card.name, number)
+        # One that is over is written no more.
+        return self._ended_runs.get(key, lambda: found) if found.state in _ENDED else found
 
     def best(self, name: str) -> Best:
         """Return the best trial; raises `BadInputError` where there is none yet."""
         now = self.snapshot(name)
-        return analysis.best_of(now.card, now.history, self.records(now.card))
+        return analysis.best_of(now.card, now.history, partial(self.run_of, now.card))
 
     def curve(self, name: str, number: int, metric: str | None) -> tuple[str, Mapping[int, float]]:
         """Return a metric of a trial by step, the sweep's own if none is named; empty where it reported none."""
@@ -240,14 +285,62 @@ class Sweeps:
         run = self.run_of(now.card, number)
         return metric, self.records(now.card).histories([run.run_id], metric).get(run.run_id, {})
 
+    def compared(self, name: str, *, top: int, sort: str | None) -> tuple[str, list[Row]]:
+        """Return by what a sweep's best trials are sorted, and them as MLflow has them."""
+        now = self.snapshot(name)
+        made = self._runs.get(name, _Made)
+        with made.lock:
+            # Also where the study is as it was: MLflow may get a trial's numbers later.
+            if time.monotonic() >= made.at + FRESH_RUNS_SECONDS:
+                made.value = self.records(now.card).trial_runs(now.card.experiment, name)
+                made.at = time.monotonic()
+            runs = made.value
+        return sort or now.card.metric, analysis.compare_of(now.card, now.history, runs, top=top, sort=sort)
+
+    def lanes(self, name: str, *, alive: bool) -> dict[str, float]:
+        """Return how full the lanes of a sweep that is over were; a driver that is alive says it in its session."""
+        if alive:
+            return {}
+        return self._made(self._lanes, name, partial(analysis.lanes, self.home, name))
+
+    def run_diagnosis(self, run_id: str) -> dict[str, Any]:
+        """Return what `swathe diagnose` says of a run; raises `NoSuchRunError`."""
+        from swathe import diagnosed
+
+        try:
+            records, run = analysis.find_run(self.home, run_id)
+        except BadInputError as error:
+            raise NoSuchRunError(str(error)) from error
+        return diagnosed.diagnosed_run(self.home, records, run).as_dict()
+
+    def trial_diagnosis(self, name: str, number: int) -> dict[str, Any]:
+        """Return what `swathe diagnose` says of one trial; raises `BadInputError` where it is not recorded (yet)."""
+        from swathe import diagnosed
+
+        now = self.snapshot(name)
+        now.trial(number)
+        return diagnosed.diagnosed_run(self.home, self.records(now.card), self.run_of(now.card, number)).as_dict()
+
     def diagnosis(self, name: str) -> dict[str, Any]:
         """Return what `swathe diagnose` says of a sweep, at most `FRESH_DIAGNOSIS_SECONDS` old."""
         from swathe import diagnosed
 
-        made = self._diagnoses.get(name, _Made)
+        return self._made(self._diagnoses, name, lambda: diagnosed.sweep_findings(self.home, name).as_dict())
+
+    def importance(self, name: str) -> tuple[SweepCard, dict[str, float]]:
+        """Return a sweep's card and how much each parameter matters, at most `FRESH_DIAGNOSIS_SECONDS` old."""
+        folder, card = self.find(name)
+        opened = self._open.get(name, partial(OpenSweep, folder))
+        return card, self._made(self._importances, name, lambda: opened.importances(card))
+
+    def _made(self, kept: Recent[str, _Made], name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        made = kept.get(name, _Made)
         with made.lock:
             version = self.snapshot(name).version
-            if made.version != version and time.monotonic() >= made.at + FRESH_DIAGNOSIS_SECONDS:
-                made.value = diagnosed.sweep_findings(self.home, name).as_dict()
+            began = time.monotonic()
+            if made.version != version and began >= made.at + made.fresh:
+                made.value = make()
                 made.version, made.at = version, time.monotonic()
+                # What takes long is made less often, so that other requests get their share.
+                made.fresh = max(FRESH_DIAGNOSIS_SECONDS, (made.at - began) / MADE_SHARE)
             return made.value  # type: ignore[no-any-return]

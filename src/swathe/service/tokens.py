@@ -204,11 +204,15 @@ class Authority:
             return False
         return self._tokens.get(token.id) == token and not token.expired(time.time())
 
+    def current(self, key: str) -> Token | None:
+        """Return the token with an id, if there is one that has not expired: for those who were verified before."""
+        self._refresh()
+        token = self._tokens.get(key)
+        return None if token is None or token.expired(time.time()) else token
+
     def _find(self, presented: str) -> Token | None:
         """Return the token with the presented one's id, if there is one that has not expired."""
-        self._refresh()
-        token = self._tokens.get(_parts(presented)[0])
-        return None if token is None or token.expired(time.time()) else token
+        return self.current(_parts(presented)[0])
 
     def _refresh(self) -> None:
         """Read the file again if it has changed."""

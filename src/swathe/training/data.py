@@ -31,7 +31,7 @@ from swathe.training.recipe import (
     is_language_model,
     is_regression,
 )
-from swathe.training.sources import IDX_FILES, ORIGINS, find, locked, obtain, published_file
+from swathe.training.sources import IDX_FILES, ORIGINS, find, locked, obtain, obtainable, published_file
 from swathe.training.table import read_table
 
 if TYPE_CHECKING:
@@ -104,8 +104,11 @@ def load(data: Data, cache: Path) -> Dataset:
 def ensure(data: Data, cache: Path) -> None:
     """Find or download a dataset; prepare it where only the files can say whether its options are allowed.
 
-    Needs no PyTorch. Raises `BadInputError` as `load` does.
+    Needs no PyTorch. Raises `BadInputError` as `load` does. In a process that may not download, what is not here yet is
+    left to the one that trains.
     """
+    if not obtainable(data, cache):
+        return
     if isinstance(data, (Text, Series)):
         prepare(data, cache)
     else:

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from swathe.training import lane_compiler
 from swathe.training.data import load
 from swathe.training.lane_plan import lane_bytes
 from swathe.training.lanes import LaneBlock, geometry_of
+from swathe.training.lr_range import Array, Finding, Method, RangeTest
 from swathe.training.recipe import Recipe, Schedule
 from swathe.training.solo import Solo
 from swathe.training.structure import can_lane, is_slow_to_trace
-
-Array = NDArray[np.float64]
 
 # A rate at which nothing moves, in float32 too.
 STILL = 1e-30
@@ -41,43 +38,6 @@ _LEAST_FALL, _DIVERGED = 0.02, 0.1
 _RAMP_ENDS = 4.0
 # The share of a ramp's steps that its loss is averaged over, and that it is held to be untrained in.
 _RAMP_WINDOW, _RAMP_BEGINS = 0.05, 0.1
-
-
-class Method(Enum):
-    """How the rates were tried: each by a lane of its own, or by one run that goes through them."""
-
-    LANES = "lanes"
-    RAMP = "ramp"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RangeTest:
-    """What a range test measured: the loss `[N]` at the end of each of the `rates` `[N]`, which ascend.
-
-    A loss is infinite where the training broke down. `untrained` is what the network as it was has on the same batches.
-    """
-
-    method: Method
-    rates: Array
-    losses: Array
-    untrained: float
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a range test says; rates by their index in it, None where no rate learns.
-
-    `lowest` is the lowest rate that learns at all, `best` the one with the lowest loss, `highest` the highest stable
-    one. `lr` is the rate to train with, `low` and `high` the range to search.
-    """
-
-    diverged: tuple[bool, ...]
-    lowest: int | None = None
-    best: int | None = None
-    highest: int | None = None
-    lr: float | None = None
-    low: float | None = None
-    high: float | None = None
 
 
 def why_ramp(recipe: Recipe, device: str, cache: Path) -> str | None:

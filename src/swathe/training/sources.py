@@ -20,6 +20,8 @@ SYSTEM_DATASETS = Path("/usr/share/datasets")
 INSIDE_SKLEARN = "inside scikit-learn"
 # Seconds without a byte after which a download has failed.
 TIMEOUT = 30.0
+# Whether this process may download.
+_downloads = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,23 @@ def find(data: Data) -> Path | str:
     return _find_published(data, open_home().path / "data")
 
 
+def never_download() -> None:
+    """Let this process download nothing: `obtain` only finds from now on."""
+    global _downloads
+    _downloads = False
+
+
+def obtainable(data: Data, cache: Path) -> bool:
+    """Whether `obtain` may try to get a dataset: in a process that may not download, whether it is here already."""
+    if _downloads or data.name not in ORIGINS or data.folder is not None:
+        return True
+    try:
+        _find_published(data, cache)
+    except BadInputError:
+        return False
+    return True
+
+
 def obtain(data: Data, cache: Path) -> Path | str:
     """Find a dataset, or download it into `cache` when no folder was asked for; two processes download it once.
 
@@ -113,7 +132,7 @@ def obtain(data: Data, cache: Path) -> Path | str:
     try:
         return _find_published(data, cache)
     except BadInputError:
-        if data.folder is not None:
+        if data.folder is not None or not _downloads:
             raise
     with locked(cache / f"{data.name}.lock"):
         try:

@@ -1,0 +1,1 @@
+"""`hydra/sweeper=swathe`: Hydra's multirun with Ray, Optuna, pruning and MLflow for any app."""

@@ -1,0 +1,294 @@
+"""The app's side of a sweep: checks what was asked for, hands the app over to the driver and waits for its end."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.singleton import Singleton
+from hydra.errors import HydraException
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hydra_plugins.swathe_sweeper._config import SAMPLERS
+from hydra_plugins.swathe_sweeper._space import AppSpace, Extender, Search, read
+from swathe.errors import BadInputError, SwatheError, bad_value
+from swathe.events import TrialState, Value
+from swathe.home import Home, open_home
+from swathe.pickled import pack
+from swathe.space import ends
+from swathe.study import PastTrial, Study
+
+log = logging.getLogger("swathe")
+
+# So many values of a space are tried before anything is started: a composition takes some 50 ms.
+_TRIED = 40
+# The metric under which an app's numbers are reported, whatever they are.
+METRIC = "objective"
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """What Hydra gave the sweeper: its context, the app's function and the multirun's config."""
+
+    context: HydraContext
+    task: TaskFunction
+    config: DictConfig
+
+    @property
+    def sweep_dir(self) -> Path:
+        return Path(str(self.config.hydra.sweep.dir))
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """Where the driver finds what it is to run."""
+
+    folder: Path
+
+    @property
+    def sweep_file(self) -> Path:
+        return self.folder / "sweep.yaml"
+
+    @property
+    def app_file(self) -> Path:
+        return self.folder / "app.pkl"
+
+    @property
+    def space_file(self) -> Path:
+        return self.folder / "space.pkl"
+
+
+def run(options: Mapping[str, Any], arguments: Sequence[str], app: App) -> None:
+    """Run a sweep of the app to its end. Ends the process where it does not succeed, with `swathe launch`'s codes."""
+    try:
+        _run(options, arguments, app)
+    except BadInputError as error:
+        print(f"swathe: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except SwatheError as error:
+        print(f"swathe: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _run(options: Mapping[str, Any], arguments: Sequence[str], app: App) -> None:
+    search = read(_plain(options.get("params")), _plain(options.get("search_space")), arguments)
+    extend = _extender(options.get("custom_search_space"))
+    _try(app, search)
+    home = open_home(create=True)
+    name = _name(options, app)
+    handed = Handed(home.path / "hydra" / name)
+    body = _body(options, name, search, handed, app)
+    app.sweep_dir.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(app.config, app.sweep_dir / "multirun.yaml")
+    _hand_over(app, AppSpace.of(search, extend, _of_app(app.config)), body, handed)
+    code = _drive(handed, home)
+    history = _history(name, home, options)
+    _check_failures(history, options)
+    if code != 0:
+        raise SystemExit(code)
+    _write_results(history, body["sweep"]["direction"], app.sweep_dir)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _of_app(config: DictConfig) -> DictConfig:
+    """Return the app's part of the config, as the app's function gets it."""
+    copy = config.copy()
+    OmegaConf.set_readonly(copy, False)
+    OmegaConf.set_struct(copy, False)
+    del copy["hydra"]
+    return copy
+
+
+def _extender(path: str | None) -> Extender | None:
+    if path is None:
+        return None
+    # As hydra-optuna-sweeper's own example has it, '.module.function' is one beside the app.
+    module, _, function = path.removeprefix(".").rpartition(".")
+    try:
+        found: Extender = getattr(importlib.import_module(module), function)
+    except Exception as error:  # Whatever the module raises.
+        allowed = f"a function by its dotted path ({type(error).__name__}: {error})"
+        raise bad_value("hydra.sweeper.custom_search_space", path, allowed) from error
+    return found
+
+
+# Checking.
+
+
+def _try(app: App, search: Search) -> None:
+    """Compose the app under the ends of every search, so that an unknown key is found before Ray starts."""
+    first: dict[str, Value] = {name: ends(one.distribution)[0] for name, one in search.parameters.items()}
+    others = ({**first, name: end} for name, one in search.parameters.items() for end in ends(one.distribution)[1:])
+    for params in islice([first, *others], _TRIED):
+        words = search.overrides(params)
+        try:
+            app.context.config_loader.load_sweep_config(app.config, words)
+        except (HydraException, OmegaConfBaseException) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise BadInputError(f"The overrides {' '.join(words)!r} are not allowed for this app: {reason}.") from error
+
+
+def _name(options: Mapping[str, Any], app: App) -> str:
+    given = options.get("study_name")
+    if given is not None:
+        return str(given)
+    job = re.sub(r"[^A-Za-z0-9._-]", "-", str(app.config.hydra.job.name)).lstrip("._-") or "app"
+    return f"{job[:60]}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+
+
+def _body(options: Mapping[str, Any], name: str, search: Search, handed: Handed, app: App) -> dict[str, Any]:
+    """Return the sweep as one of Swathe's own files has it."""
+    sampler, seed = _sampler(_plain(options.get("sampler")) or {})
+    pruner = _plain(options.get("pruner")) or {"name": "none"}
+    rate = options.get("max_failure_rate", 0.0)
+    if not isinstance(rate, int | float) or not 0 <= rate <= 1:
+        raise bad_value("hydra.sweeper.max_failure_rate", rate, "0 to 1")
+    space = {key: str(parameter.distribution) for key, parameter in search.parameters.items()}
+    return {
+        "defaults": [{"/sampler": sampler["name"]}, {"/pruner": pruner.get("name")}, "_self_"],
+        "trainable": "hydra_plugins.swathe_sweeper._trial:run",
+        "params": {"app": str(handed.app_file), "overrides": list(search.fixed), "space": space},
+        "sampler": sampler,
+        "pruner": pruner,
+        "cluster": {**_launcher(app, options.get("n_jobs")), **(_plain(options.get("cluster")) or {})},
+        "tracking": _plain(options.get("tracking")) or {},
+        "sweep": {
+            "name": name,
+            "metric": METRIC,
+            "direction": _direction(_plain(options.get("direction"))),
+            "trials": options.get("n_trials"),
+            "storage": options.get("storage"),
+            # Another one each time where neither seed nor name is given; and the same one for a study that goes on.
+            "seed": zlib.crc32(name.encode()) if seed is None else seed,
+            # An app that raises is not run again, and the first error ends a sweep that allows none.
+            "max_failures": 1 if rate == 0 else 1_000_000,
+        },
+    }
+
+
+def _launcher(app: App, jobs: int | None) -> dict[str, Any]:
+    """Return what `hydra/launcher` means here: how many jobs at once, and on which Ray. The jobs run as trials."""
+    launcher = _plain(app.config.hydra.launcher) or {}
+    target = str(launcher.get("_target_", ""))
+    match target.rpartition(".")[2]:
+        case "BasicLauncher":
+            return {"workers": jobs}
+        case "JoblibLauncher":
+            most = launcher.get("n_jobs")
+            return {"workers": jobs if most is None or most < 1 else most if jobs is None else min(jobs, most)}
+        case "RayLauncher":
+            address = launcher.get("ray", {}).get("init", {}).get("address")
+            return {"workers": jobs, "address": address}
+    raise bad_value("hydra/launcher", target, "basic, joblib and ray, since Swathe's own workers run the jobs")
+
+
+def _direction(given: Any) -> str:
+    word = str(getattr(given, "name", given))
+    if isinstance(given, list) and len(given) == 1:
+        word = str(given[0])
+    if word not in ("minimize", "maximize"):
+        raise bad_value("hydra.sweeper.direction", given, "minimize, maximize")
+    return word
+
+
+def _sampler(given: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+    """Return Swathe's options for a sampler that is named by Optuna's class, and the seed that it is given."""
+    target = str(given.get("_target_"))
+    names = {theirs: ours for ours, theirs in SAMPLERS.items()}
+    if target not in names:
+        raise bad_value("hydra.sweeper.sampler", target, ", ".join(SAMPLERS))
+    seed = given.get("seed")
+    kept = {"tpe": ("n_startup_trials", "n_ei_candidates", "multivariate"), "cmaes": ("sigma0", "use_separable_cma")}
+    options = {key: given[key] for key in kept.get(names[target], ()) if given.get(key) is not None}
+    return {"name": names[target], **options}, None if seed is None else int(seed)
+
+
+# Handing over.
+
+
+def _hand_over(app: App, space: AppSpace, body: Mapping[str, Any], handed: Handed) -> None:
+    handed.folder.mkdir(parents=True, exist_ok=True)
+    whole = (app.context, app.task, app.config, Singleton.get_state())
+    handed.app_file.write_bytes(pack(whole, "The app"))
+    handed.space_file.write_bytes(pack(space, "The search space"))
+    handed.sweep_file.write_text(yaml.safe_dump(dict(body), sort_keys=False))
+
+
+def _drive(handed: Handed, home: Home) -> int:
+    """Run the driver in a process of its own, as Hydra's state is the app's here; return its exit code."""
+    command = [sys.executable, "-P", "-m", "hydra_plugins.swathe_sweeper._driver", str(handed.folder)]
+    said = shlex.join(["python", *sys.argv])
+    environment = {**os.environ, "SWATHE_HOME": str(home.path), "SWATHE_COMMAND": said}
+    with subprocess.Popen(command, env=environment) as driver, _passed_on(driver):
+        return driver.wait()
+
+
+@contextmanager
+def _passed_on(driver: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Leave ^C to the driver, which the terminal tells as well, and pass SIGTERM on to it."""
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: driver.send_signal(number)),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# Afterwards.
+
+
+def _history(name: str, home: Home, options: Mapping[str, Any]) -> list[PastTrial]:
+    study = Study.load(name, folder=home.sweep(name).path, storage=options.get("storage"))
+    try:
+        return study.history()
+    finally:
+        study.close()
+
+
+def _check_failures(history: Sequence[PastTrial], options: Mapping[str, Any]) -> None:
+    over = [past for past in history if past.state.final]
+    failed = [past for past in over if past.state is TrialState.FAILED]
+    rate = options.get("max_failure_rate", 0.0)
+    if failed and len(failed) / len(over) > rate:
+        reason = str(failed[-1].attrs.get("reason", "no reason is known"))
+        raise SwatheError(
+            f"{len(failed)} of {len(over)} trials failed, more than hydra.sweeper.max_failure_rate={rate} allows; "
+            f"trial {failed[-1].number}: {reason}."
+        )
+
+
+def _write_results(history: Sequence[PastTrial], direction: str, folder: Path) -> None:
+    """Write `optimization_results.yaml` as hydra-optuna-sweeper does."""
+    complete = [past for past in history if past.state is TrialState.COMPLETE and past.value is not None]
+    if not complete:
+        log.warning("No trial is complete, so there is no best one.")
+        return
+    sign = 1.0 if direction == "minimize" else -1.0
+    best = min(complete, key=lambda past: sign * (past.value or 0.0))
+    results = {"name": "optuna", "best_params": dict(best.params), "best_value": best.value}
+    OmegaConf.save(OmegaConf.create(results), folder / "optimization_results.yaml")
+    log.info("Best parameters: %s", dict(best.params))
+    log.info("Best value: %s", best.value)

@@ -1,0 +1,100 @@
+"""A sweep's trials as a table, for pandas and other tools: from the study alone, without an import of MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swathe import analysis
+from swathe.errors import BadInputError, bad_value
+from swathe.home import Home
+from swathe.study import PastTrial
+
+if TYPE_CHECKING:
+    import pandas
+
+SUFFIXES = (".csv", ".parquet", ".json")
+
+
+def trials(home: Home, sweep: str) -> pandas.DataFrame:
+    """Return a row for each trial, by number.
+
+    Columns: trial, state, value (the objective of a trial that has one), ended (UTC), worker, reason, diagnosis, then
+    the parameters as `params.NAME`, empty where a trial has none of it, and the last metrics as `metrics.NAME`. Raises
+    `BadInputError` where there is no such sweep.
+    """
+    import pandas
+
+    rows = [_row(past) for past in _history(home, sweep)]
+    frame = pandas.DataFrame(rows, columns=_columns(rows))
+    frame["ended"] = pandas.to_datetime(frame["ended"], unit="s", utc=True)
+    return frame
+
+
+def curves(home: Home, sweep: str) -> pandas.DataFrame:
+    """Return a row for each report: trial, step and the sweep's metric as `value`. Raises as `trials` does."""
+    import pandas
+
+    reports = [
+        (past.number, step, value) for past in _history(home, sweep) for step, value in sorted(past.values.items())
+    ]
+    return pandas.DataFrame(reports, columns=["trial", "step", "value"])
+
+
+def write(frame: pandas.DataFrame, out: Path) -> None:
+    """Write a table as its file's name says: CSV, Parquet, or JSON as a list of rows. Raises `BadInputError`."""
+    if out.suffix not in SUFFIXES:
+        raise bad_value("--out", str(out), f"a name that ends in {', '.join(SUFFIXES)}")
+    try:
+        match out.suffix:
+            case ".csv":
+                frame.to_csv(out, index=False)
+            case ".parquet":
+                frame.to_parquet(out, index=False)
+            case _:
+                out.write_text(_as_json(frame))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BadInputError(
+            f"--out: {str(out)!r} cannot be written ({reason}); allowed: a file in an existing folder."
+        ) from error
+
+
+def _as_json(frame: pandas.DataFrame) -> str:
+    """Return a list of rows; pandas itself writes 15 digits of a number, which are not all of its bits."""
+    objects = frame.astype(object)
+    rows = objects.where(frame.notna(), None).to_dict(orient="records")
+    return json.dumps(rows, indent=2, default=str)
+
+
+def _history(home: Home, sweep: str) -> list[PastTrial]:
+    study = analysis.open_study(home, sweep)
+    try:
+        return study.history()
+    finally:
+        study.close()
+
+
+def _row(past: PastTrial) -> dict[str, Any]:
+    metrics: Mapping[str, float] = json.loads(str(past.attrs.get("metrics", "{}")))
+    return {
+        "trial": past.number,
+        "state": past.state.value,
+        "value": past.value,
+        "ended": past.ended,
+        "worker": past.attrs.get("worker"),
+        "reason": past.attrs.get("reason"),
+        "diagnosis": past.attrs.get("diagnosis"),
+        # Those of a function are called so already.
+        **{f"params.{name.removeprefix('params.')}": value for name, value in past.params.items()},
+        **{f"metrics.{name}": value for name, value in metrics.items()},
+    }
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the columns of all rows: what every trial has, then parameters, then metrics."""
+    always = ["trial", "state", "value", "ended", "worker", "reason", "diagnosis"]
+    named = {name: None for row in rows for name in row}
+    return [*always, *(name for kind in ("params.", "metrics.") for name in named if name.startswith(kind))]

@@ -1,0 +1,249 @@
+"""What the reading commands show, as plain data: made from the study and from MLflow, or from a server's JSON.
+
+It imports no library, so that a command that only asks a server is quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from swathe.events import Config, TrialState, Value
+
+# Trials whose diagnosis is shown while a sweep runs: those that ended last.
+LATEST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a view shows: counts by state, the best trial and what is going on. Times in seconds.
+
+    `lanes`: live ones and all, None where trials are no lanes. `diagnosis`: how many trials that are over have each
+    symptom; `latest`: the last few of them, the last one first. Of this session, `begun` trials were over before it,
+    and `cost` is what its devices cost, "" where no price is known.
+    """
+
+    name: str
+    metric: str
+    trials: int
+    counts: Mapping[TrialState, int]
+    running: int
+    epochs: int
+    elapsed: float
+    best: tuple[int, float] | None
+    best_params: Mapping[str, Value]
+    workers: int
+    lanes: tuple[float, float] | None = None
+    diagnosis: Mapping[str, int] = field(default_factory=dict)
+    latest: Sequence[tuple[int, Sequence[str]]] = ()
+    begun: int = 0
+    device_seconds: float = 0.0
+    cost: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a sweep's driver says of itself about once a second; times in seconds, `at` is unix time.
+
+    `seconds`: since the session began. `begun`: trials that were over before it. `lanes`: live ones and all, None where
+    trials are no lanes. `cost` is what its devices cost so far, "" where no price is known.
+    """
+
+    at: float
+    seconds: float
+    begun: int
+    running: int
+    workers: int
+    epochs: int
+    lanes: tuple[float, float] | None
+    device_seconds: float
+    cost: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "at": self.at,
+            "seconds": self.seconds,
+            "begun": self.begun,
+            "running": self.running,
+            "workers": self.workers,
+            "epochs": self.epochs,
+            "lanes": None if self.lanes is None else {"live": self.lanes[0], "all": self.lanes[1]},
+            "device_seconds": self.device_seconds,
+            "cost": self.cost,
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Any) -> Session | None:
+        """Read what `as_dict` returns; None for anything else."""
+        try:
+            lanes = plain["lanes"]
+            return cls(
+                at=float(plain["at"]),
+                seconds=float(plain["seconds"]),
+                begun=int(plain["begun"]),
+                running=int(plain["running"]),
+                workers=int(plain["workers"]),
+                epochs=int(plain["epochs"]),
+                lanes=None if lanes is None else (float(lanes["live"]), float(lanes["all"])),
+                device_seconds=float(plain["device_seconds"]),
+                cost=str(plain["cost"]),
+            )
+        except (LookupError, TypeError, ValueError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A sweep at a glance; `failures` are reasons with how many trials failed for them, most first.
+
+    `lanes` is how full its lanes were at last and as means, as far as MLflow has it; empty where trials are no lanes.
+    `diagnosis` is how many trials that are over have each symptom, most first; `latest` are the last few trials that
+    ended with symptoms, the last one first. `session` is what the driver said last, None where none ever did.
+    """
+
+    name: str
+    status: str
+    metric: str
+    direction: str
+    trials: int
+    counts: Mapping[TrialState, int]
+    best: tuple[int, float] | None
+    best_params: Mapping[str, Value]
+    failures: Sequence[tuple[str, int]]
+    command: str
+    lanes: Mapping[str, float] = field(default_factory=dict)
+    diagnosis: Mapping[str, int] = field(default_factory=dict)
+    latest: Sequence[tuple[int, Sequence[str]]] = ()
+    session: Session | None = None
+
+    @property
+    def over(self) -> int:
+        """How many trials are over."""
+        return sum(count for state, count in self.counts.items() if state.final)
+
+    @property
+    def running(self) -> bool:
+        """Whether a driver runs it."""
+        return self.status.startswith("running")
+
+    @property
+    def queued(self) -> bool:
+        """Whether it waits in a server's queue for its first start."""
+        return self.status.startswith("queued")
+
+    def progress(self, now: float) -> Progress:
+        """Return it as a view shows a sweep that runs; `now` is unix time (seconds)."""
+        said = self.session
+        return Progress(
+            name=self.name,
+            metric=self.metric,
+            trials=self.trials,
+            counts={state: count for state, count in self.counts.items() if state.final},
+            running=self.counts.get(TrialState.RUNNING, 0) if said is None else said.running,
+            epochs=0 if said is None else said.epochs,
+            # The clock of the machine that says it may be another one.
+            elapsed=0.0 if said is None else said.seconds + max(0.0, now - said.at),
+            best=self.best,
+            best_params=self.best_params,
+            workers=0 if said is None else said.workers,
+            lanes=None if said is None else said.lanes,
+            diagnosis=self.diagnosis,
+            latest=self.latest,
+            begun=self.over if said is None else said.begun,
+            device_seconds=0.0 if said is None else said.device_seconds,
+            cost="" if said is None else said.cost,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "status": self.status,
+            "metric": self.metric,
+            "direction": self.direction,
+            "trials": self.trials,
+            "counts": {state.value: count for state, count in self.counts.items()},
+            "best": None if self.best is None else {"trial": self.best[0], "value": self.best[1]},
+            "best_params": dict(self.best_params),
+            "command": self.command,
+            "failures": [{"reason": reason, "trials": count} for reason, count in self.failures],
+            "lanes": dict(self.lanes),
+            "diagnosis": dict(self.diagnosis),
+            "latest": [{"trial": number, "diagnosis": list(symptoms)} for number, symptoms in self.latest],
+            "session": None if self.session is None else self.session.as_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Overview:
+        """Read what `as_dict` returns, of which all but the name and the status may be missing."""
+        best = plain.get("best")
+        return cls(
+            name=plain["name"],
+            status=plain["status"],
+            metric=plain.get("metric", ""),
+            direction=plain.get("direction", ""),
+            trials=plain.get("trials", 0),
+            counts={TrialState(state): count for state, count in plain.get("counts", {}).items()},
+            best=None if best is None else (best["trial"], best["value"]),
+            best_params=plain.get("best_params", {}),
+            failures=[(one["reason"], one["trials"]) for one in plain.get("failures", ())],
+            command=plain.get("command", ""),
+            lanes=plain.get("lanes") or {},
+            diagnosis=plain.get("diagnosis", {}),
+            latest=[(one["trial"], one["diagnosis"]) for one in plain.get("latest", ())],
+            session=Session.from_dict(plain.get("session")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One trial in a comparison; `diagnosis` are its symptoms."""
+
+    trial: int
+    run_id: str
+    state: str
+    metrics: Mapping[str, float]
+    params: Mapping[str, Value]
+    diagnosis: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "trial": self.trial,
+            "run_id": self.run_id,
+            "state": self.state,
+            "diagnosis": list(self.diagnosis),
+            "metrics": dict(self.metrics),
+            "params": dict(self.params),
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Row:
+        """Read what `as_dict` returns; metrics that were no finite numbers are NaN again."""
+        metrics = {name: float("nan") if value is None else value for name, value in plain["metrics"].items()}
+        return cls(plain["trial"], plain["run_id"], plain["state"], metrics, plain["params"], tuple(plain["diagnosis"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best trial with everything that training it again takes."""
+
+    sweep: str
+    trial: int
+    metric: str
+    value: float
+    run_id: str
+    config: Config
+    geometry: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        origin = {"sweep": self.sweep, "trial": self.trial, "run_id": self.run_id, self.metric: self.value}
+        return {**self.config, "origin": origin, "geometry": dict(self.geometry)}
+
+    def as_yaml(self) -> str:
+        head = (
+            f"# Trial {self.trial} of sweep {self.sweep}: {self.metric} {self.value!r}\n"
+            "# Train it again with: swathe train --from FILE\n"
+        )
+        return head + str(yaml.safe_dump(self.as_dict(), sort_keys=False))
