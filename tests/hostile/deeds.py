@@ -249,7 +249,7 @@ DEEDS: dict[str, Deed] = {
     "report a step below zero": Deed(_report(step=-1, val_loss=1.0), "failed", "step: -1 is not allowed"),
     "report a huge step": Deed(_report(step=2**70, val_loss=1.0), "failed", "is not allowed; allowed: 0 to 2147483647"),
     "report a step in words": Deed(lambda: swathe.report(val_loss=1.0, step="two"), "failed", "step: 'two'"),
-    "report no mapping": Deed(lambda: swathe.report([1.0]), "failed", "TypeError"),
+    "report no mapping": Deed(lambda: swathe.report([1.0]), "failed", "val_loss: [1.0] is not allowed"),
     "report later": Deed(_report_later),
     "return what cannot be pickled": Deed(lambda: lambda: None),
     "return a model that cannot be pickled": Deed(_Model, "failed", "pickle", traceback="Traceback"),

@@ -96,7 +96,8 @@ class Sessions:
 
     def holds(self, session: Session) -> bool:
         """Whether a session that was read is still one: it may be over, or its token may have been revoked, since."""
-        return time.time() < session.until and session.nonce not in self._ended and self._authority.holds(session.token)
+        over = is_over(session.until, time.time()) or session.nonce in self._ended
+        return not over and self._authority.holds(session.token)
 
     def carries(self, cookies: Sequence[str]) -> bool:
         """Whether a request has a cookie of a session's name, whatever it holds."""
@@ -110,6 +111,11 @@ class Sessions:
         if self._key is None:
             self._key = _key_of(self._path)
         return hmac.new(self._key, f"swathe {purpose} {text}".encode(), "sha256").hexdigest()
+
+
+def is_over(until: float, now: float) -> bool:
+    """Whether a moment has come (seconds of unix time): of what outlives this process, no other clock knows."""
+    return now >= until
 
 
 class _Ended:
@@ -129,7 +135,7 @@ class _Ended:
     def add(self, nonce: str, until: float) -> None:
         with self._lock:
             self._refresh()
-            kept = [(one, end) for one, end in self._until.items() if end > time.time()]
+            kept = [(one, end) for one, end in self._until.items() if not is_over(end, time.time())]
             self._until = dict([*kept, (nonce, until)][-MAX_ENDED:])
             write_aside(self._path, json.dumps(self._until).encode(), mode=0o600)
 
