@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Commands that have nothing to ask a server for, and the URL of the server that a command is for.
-HERE_ONLY = ("export", "import", "serve", "token")
+HERE_ONLY = ("serve", "token")
 _SERVER: ContextVar[str | None] = ContextVar("server", default=None)
 
 app = typer.Typer(
@@ -798,11 +798,23 @@ def export(
       swathe export optimizers --curves --out curves.csv
     """
     from swathe import exporting
-    from swathe.home import open_home
 
-    frame = (exporting.curves if curves else exporting.trials)(open_home(), sweep)
+    frame = _exported(sweep, curves=curves)
     exporting.write(frame, out)
     typer.echo(f"Wrote {len(frame)} rows to {out}.")
+
+
+def _exported(sweep: str, *, curves: bool) -> Any:
+    from swathe import exporting
+
+    if (server := _server()) is not None:
+        from swathe import remote
+
+        _refuse_with_server("--curves", curves)
+        return exporting.table(remote.trials(server, sweep))
+    from swathe.home import open_home
+
+    return (exporting.curves if curves else exporting.trials)(open_home(), sweep)
 
 
 @app.command("import")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swathe import analysis
 from swathe.errors import BadInputError, bad_value
-from swathe.home import Home
-from swathe.study import PastTrial
 
+# A table of a server's trials takes no study.
 if TYPE_CHECKING:
     import pandas
+
+    from swathe.home import Home
+    from swathe.study import PastTrial
 
 SUFFIXES = (".csv", ".parquet", ".json")
 
@@ -25,9 +26,13 @@ def trials(home: Home, sweep: str) -> pandas.DataFrame:
     the parameters as `params.NAME`, empty where a trial has none of it, and the last metrics as `metrics.NAME`. Raises
     `BadInputError` where there is no such sweep.
     """
+    return table([_row(past) for past in _history(home, sweep)])
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
+    """Return rows of trials, which need not have every column, as `trials` has them; `ended` in unix time (seconds)."""
     import pandas
 
-    rows = [_row(past) for past in _history(home, sweep)]
     frame = pandas.DataFrame(rows, columns=_columns(rows))
     frame["ended"] = pandas.to_datetime(frame["ended"], unit="s", utc=True)
     return frame
@@ -70,6 +75,8 @@ def _as_json(frame: pandas.DataFrame) -> str:
 
 
 def _history(home: Home, sweep: str) -> list[PastTrial]:
+    from swathe import analysis
+
     study = analysis.open_study(home, sweep)
     try:
         return study.history()
@@ -79,7 +86,7 @@ def _history(home: Home, sweep: str) -> list[PastTrial]:
 
 def _row(past: PastTrial) -> dict[str, Any]:
     metrics: Mapping[str, float] = json.loads(str(past.attrs.get("metrics", "{}")))
-    return {
+    facts = {
         "trial": past.number,
         "state": past.state.value,
         "value": past.value,
@@ -87,13 +94,21 @@ def _row(past: PastTrial) -> dict[str, Any]:
         "worker": past.attrs.get("worker"),
         "reason": past.attrs.get("reason"),
         "diagnosis": past.attrs.get("diagnosis"),
+    }
+    return row(facts, past.params, metrics)
+
+
+def row(facts: Mapping[str, Any], params: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trial's row: what every trial has, its parameters and its metrics."""
+    return {
+        **facts,
         # Those of a function are called so already.
-        **{f"params.{name.removeprefix('params.')}": value for name, value in past.params.items()},
+        **{f"params.{name.removeprefix('params.')}": value for name, value in params.items()},
         **{f"metrics.{name}": value for name, value in metrics.items()},
     }
 
 
-def _columns(rows: list[dict[str, Any]]) -> list[str]:
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the columns of all rows: what every trial has, then parameters, then metrics."""
     always = ["trial", "state", "value", "ended", "worker", "reason", "diagnosis"]
     named = {name: None for row in rows for name in row}

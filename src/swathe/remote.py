@@ -54,6 +54,25 @@ def compare(server: Server, name: str, *, top: int, sort: str | None) -> tuple[s
     return found["metric"], [Row.from_dict(one) for one in found["trials"]]
 
 
+def trials(server: Server, name: str) -> list[dict[str, Any]]:
+    """Read a row for each trial, as `swathe.exporting.table` takes it; of the metrics, the sweep's own."""
+    from swathe.exporting import row
+
+    metric = overview(server, name).metric
+    return [
+        row(
+            {
+                "trial": one["number"],
+                "diagnosis": ",".join(one["diagnosis"]) or None,
+                **{key: one[key] for key in ("state", "value", "ended", "worker", "reason")},
+            },
+            one["params"],
+            {} if one["last"] is None else {metric: one["last"]["value"]},
+        )
+        for one in pages(server, sweep_path(name, "trials"), "trials")
+    ]
+
+
 def findings(server: Server, target: str, trial: int | None) -> Mapping[str, Any]:
     """Read what is wrong in a sweep, a trial of it or a run."""
     if trial is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
 import socket
@@ -243,4 +242,5 @@ def test_serve_refuses_what_it_cannot_do(tmp_path: Path) -> None:
         done = swathes.run(tmp_path, "serve", *words)
         assert done.returncode == 2, words
         assert len(done.stderr.splitlines()) == 1
-    assert os.listdir(home.path) == []
+    # The file of the lock that says who serves a home: it holds nothing.
+    assert [(path.name, path.read_text()) for path in home.path.iterdir()] == [("server.lock", "")]

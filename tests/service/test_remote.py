@@ -82,6 +82,16 @@ def run(
     return called
 
 
+def test_an_export_is_the_folder_s(run: Callable[..., Printed], tmp_path: Path) -> None:
+    here, there = tmp_path / "here.csv", tmp_path / "there.csv"
+    assert run("export", "f", "--out", str(here), remote=False)[0] == 0
+    assert run("export", "f", "--out", str(there)) == (0, f"Wrote 8 rows to {there}.\n", "")
+    assert there.read_text() == here.read_text()
+    code, _, said = run("export", "f", "--curves", "--out", str(there))
+    assert (code, said.count("\n")) == (2, 1)
+    assert "--curves: a server does not do that" in said
+
+
 @pytest.mark.parametrize(
     "words",
     [

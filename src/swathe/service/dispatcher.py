@@ -62,7 +62,10 @@ def only_server(home: Home) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 class Dispatcher:
