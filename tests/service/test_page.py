@@ -17,6 +17,7 @@ import httpx
 import optuna
 import pytest
 import yaml
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -206,7 +207,9 @@ def browser() -> Iterator[Chrome]:
 
 
 def wait(browser: Chrome, condition: Callable[[Chrome], Any], seconds: float = PAGE_SECONDS) -> Any:
-    return WebDriverWait(browser, seconds, poll_frequency=0.1).until(condition)
+    # What is looked at may be drawn anew meanwhile.
+    stale = [StaleElementReferenceException]
+    return WebDriverWait(browser, seconds, poll_frequency=0.1, ignored_exceptions=stale).until(condition)
 
 
 def one(browser: Chrome, selector: str) -> WebElement:

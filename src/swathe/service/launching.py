@@ -35,6 +35,8 @@ from swathe.service.validation import examine
 
 # Checks at once, each of which is a process that may import PyTorch; and how many may wait for their turn.
 CHECKS, WAITING = 2, 16
+# How often, and how many times, it is looked whether the end of a sweep has been noted (seconds).
+_LOOK_SECONDS, _LOOKS = 0.25, 24
 # What trains in one process, where there are GPUs.
 _ONE = Devices(1.0, 1.0)
 
@@ -109,7 +111,7 @@ class Launcher:
             await asyncio.to_thread(self._sweeps.find, name)
 
         async def make() -> tuple[Job, str | None]:
-            if (other := self._jobs.unfinished_of(name)) is not None:
+            if (other := await self._driving(name)) is not None:
                 raise driven_already(other)
             if self._home.sweep(name).driver() is not None:
                 raise ProblemError(HTTPStatus.CONFLICT, f"Sweep {name!r} is running.")
@@ -118,6 +120,16 @@ class Launcher:
             return self._with(job, "resume", "--", name, *overrides), None
 
         return await self._once(who, priority, make)
+
+    async def _driving(self, name: str) -> Job | None:
+        """Return the job that drives a sweep; of one whose driver has just ended, only if that is not noted soon."""
+        folder = self._home.sweep(name)
+        for _ in range(_LOOKS):
+            job = self._jobs.unfinished_of(name)
+            if job is None or not job.state.active or folder.ending() is None or folder.driver() is not None:
+                return job
+            await asyncio.sleep(_LOOK_SECONDS)
+        return job
 
     async def reproduce(self, who: Asked, name: str, body: ReproduceRequest) -> tuple[Job, bool]:
         """Keep that trials of a sweep are to be trained again; of the best one where none is named."""

@@ -71,8 +71,8 @@ def serve(
             say("The token of admin, which cannot be shown again:")
             say(create_token(home, "admin", "admin"))
         at = f"[{host}]" if ":" in host else host
-        page = f"{'https' if tls else 'http'}://{at}:{listener.getsockname()[1]}/"
-        say(f"Swathe serves {page} (its API is under {PREFIX}); stop it with ^C.")
+        url = f"{'https' if tls else 'http'}://{at}:{listener.getsockname()[1]}"
+        say(f"Swathe serves {url}/, and its API {url}{PREFIX}; stop it with ^C.")
         # The loop has the word again after a millisecond, and not five, however long a thread reads for one request.
         sys.setswitchinterval(SWITCH_SECONDS)
         with _ended_by_signals():
