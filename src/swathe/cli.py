@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from swathe.errors import BadInputError, SwatheError
+from swathe.errors import BadInputError, SwatheError, writing
 from swathe.output import EXIT_BAD_INPUT, EXIT_DIFFERENT, EXIT_FAILED, EXIT_INTERRUPTED
 from swathe.output import console as _console
 from swathe.output import print_json as _print_json
@@ -169,15 +169,13 @@ def resume(
 def _launch(sweep: str, overrides: Sequence[str] | None, *, quiet: bool, as_json: bool, events: bool) -> None:
     from swathe import runtime
     from swathe.home import open_home
-    from swathe.preflight import check, task_of
+    from swathe.preflight import made_ready, task_of
     from swathe.view import EventView, open_view
-    from swathe.weights import with_weights
 
     plan = _plan(sweep, overrides)
     console = _console()
     home = open_home(create=True)
-    plan = with_weights(plan, home)
-    check(plan, home.data)
+    plan = made_ready(plan, home)
     task = task_of(plan, home)
     # A live table would be drawn over what pdb asks.
     inline = plan.composed.cluster.kind == "inline"
@@ -526,12 +524,8 @@ def best(
 
 
 def _write_out(path: Path, text: str) -> None:
-    try:
+    with writing("--out", path):
         path.write_text(text)
-    except OSError as error:
-        raise BadInputError(
-            f"--out: {str(path)!r} cannot be written ({error.strerror}); allowed: a file in an existing folder."
-        ) from error
 
 
 def _best(sweep: str) -> Best:
@@ -836,19 +830,10 @@ def import_sweep(
     from swathe import importing
 
     _, text = importing.import_sweep(source, function=function, metric=metric, direction=direction)
-    _write_or_print(text, out)
-
-
-def _write_or_print(text: str, out: Path | None) -> None:
     if out is None:
         typer.echo(text, nl=False)
         return
-    try:
-        out.write_text(text)
-    except OSError as error:
-        raise BadInputError(
-            f"--out: {str(out)!r} cannot be written ({error.strerror}); allowed: a file in an existing folder."
-        ) from error
+    _write_out(out, text)
     typer.echo(f"Wrote {out}. Check it with: swathe config {out}")
 
 

@@ -1,5 +1,10 @@
 """The one family of exceptions that Swathe raises on purpose."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SwatheError(Exception):
     """Base of every error that Swathe raises; its text is one sentence for the user."""
@@ -16,3 +21,13 @@ class PreflightError(BadInputError):
 def bad_value(key: str, value: object, allowed: str) -> BadInputError:
     """Build the refusal of one value: its key, what was given and what is allowed."""
     return BadInputError(f"{key}: {value!r} is not allowed; allowed: {allowed}.")
+
+
+@contextmanager
+def writing(key: str, file: object, allowed: str = "a file in an existing folder") -> Iterator[None]:
+    """Turn an `OSError` of what writes a file that the user has named into the refusal of that name."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BadInputError(f"{key}: {str(file)!r} cannot be written ({reason}); allowed: {allowed}.") from error

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swathe.errors import BadInputError, bad_value
+from swathe.errors import bad_value, writing
 
 # A table of a server's trials takes no study.
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def write(frame: pandas.DataFrame, out: Path) -> None:
     """Write a table as its file's name says: CSV, Parquet, or JSON as a list of rows. Raises `BadInputError`."""
     if out.suffix not in SUFFIXES:
         raise bad_value("--out", str(out), f"a name that ends in {', '.join(SUFFIXES)}")
-    try:
+    with writing("--out", out):
         match out.suffix:
             case ".csv":
                 frame.to_csv(out, index=False)
@@ -60,11 +60,6 @@ def write(frame: pandas.DataFrame, out: Path) -> None:
                 frame.to_parquet(out, index=False)
             case _:
                 out.write_text(_as_json(frame))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BadInputError(
-            f"--out: {str(out)!r} cannot be written ({reason}); allowed: a file in an existing folder."
-        ) from error
 
 
 def _as_json(frame: pandas.DataFrame) -> str:

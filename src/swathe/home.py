@@ -23,6 +23,11 @@ SINCE = "%Y-%m-%d %H:%M:%S"
 _ENDING = {"reason": str, "failed": bool, "interrupted": bool}
 
 
+def plain_name(text: str) -> str:
+    """Return a text with which a sweep can be named, which may be empty: other characters become dashes."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", text).lstrip("._-")
+
+
 @dataclass(frozen=True, slots=True)
 class SweepCard:
     """What identifies a sweep on disk; its trials are in the study and in MLflow, not here."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from swathe.errors import BadInputError, SwatheError, bad_value
+from swathe.errors import SwatheError, bad_value, writing
 from swathe.events import Config, Direction, Report
 from swathe.home import Home, write_aside
 from swathe.lr_plot import advice, override, page
@@ -157,12 +157,8 @@ def _title(recipe: Recipe) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    try:
+    with writing("--plot", file, "a file in a folder that can be"):
         write_aside(file, text.encode())
-    except OSError as error:
-        raise BadInputError(
-            f"--plot: {str(file)!r} cannot be written ({error.strerror}); allowed: a file in a folder that can be."
-        ) from error
 
 
 def _relative(file: Path) -> Path:

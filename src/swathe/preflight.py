@@ -26,6 +26,7 @@ from swathe.study import check_sampler, check_storage
 from swathe.tracking import check_uri
 from swathe.training.recipe import Recipe, recipe_from_config
 from swathe.training.verdict import Check, Outcome, Verdict
+from swathe.weights import with_weights
 from swathe.worker import add_import_paths, load_function, set_threads
 
 
@@ -49,6 +50,13 @@ def check(plan: Plan, cache: Path) -> None:
         recipe = recipe_from_config(config)
         data.ensure(recipe.data, cache)
         wording.ensure(recipe, cache)
+
+
+def made_ready(plan: Plan, home: Home) -> Plan:
+    """Return a plan that may run, with the weights that its trials begin with; raises `BadInputError`."""
+    plan = with_weights(plan, home)
+    check(plan, home.data)
+    return plan
 
 
 def check_options(plan: Plan) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from swathe.errors import bad_value
-from swathe.home import Home, open_home, write_aside
+from swathe.home import Home, open_home, plain_name, write_aside
 from swathe.pickled import pack, unpack
 
 if TYPE_CHECKING:
@@ -100,16 +99,14 @@ class Sweep:
         """Run the sweep to its end, or until it is interrupted, and show how it goes; raises `BadInputError`."""
         from swathe import runtime
         from swathe.config import compose_sweep
-        from swathe.preflight import check, task_of
+        from swathe.preflight import made_ready, task_of
         from swathe.space import Space
-        from swathe.weights import with_weights
 
         home = open_home(create=True)
         file = self._written(home) if callable(self._sweep) else os.fspath(self._sweep)
         composed = compose_sweep(file, self._overrides)
         plan = runtime.prepare(composed, Space.parse(composed), home, self._command(file))
-        plan = with_weights(plan, home)
-        check(plan, home.data)
+        plan = made_ready(plan, home)
         with _view(quiet=quiet, inline=composed.cluster.kind == "inline") as view:
             outcome = runtime.run(plan, home, view, task_of(plan, home))
         return Result(plan.card.name, outcome.reason, outcome.failed, outcome.interrupted, outcome.seconds, home)
@@ -124,7 +121,7 @@ class Sweep:
     def _written(self, home: Home) -> str:
         """Write the function and a sweep's file for it, and return that one's path."""
         assert callable(self._sweep)
-        own = re.sub(r"[^A-Za-z0-9._-]", "-", getattr(self._sweep, "__name__", "function")).lstrip("._-") or "function"
+        own = plain_name(getattr(self._sweep, "__name__", "")) or "function"
         name = self._name or own
         # The name is checked before it names a folder.
         folder = home.path / "functions" / home.sweep(name).name

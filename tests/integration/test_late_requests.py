@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,22 +14,20 @@ import pytest
 
 from swathe.mlflow_runs import connect
 from swathe.recorder import Sweep
+from tests.chaos.proxy import CHUNK, Proxy
 from tests.integration.test_mlflow import MLflowServer, summary, sweep_record
 
-CHUNK = 1 << 16
 CREATE = b"/runs/create"
 
 
-class HoldingProxy:
+class HoldingProxy(Proxy):
     """Forwards to a server, but keeps one of the requests that make a run back, whose connection it ends at once."""
 
     def __init__(self, target: int) -> None:
-        self._target = target
         self._skip = -1
         self._held = b""
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.uri = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(target)
+        self.uri = f"http://127.0.0.1:{self.port}"
 
     def hold(self, skip: int) -> None:
         """Keep the next one back, after `skip` others."""
@@ -43,17 +40,6 @@ class HoldingProxy:
             server.sendall(self._held)
             assert b" 200 " in server.recv(CHUNK)
         self._held = b""
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         with suppress(OSError), client, socket.create_connection(("127.0.0.1", self._target)) as server:
@@ -93,16 +79,6 @@ def _request(client: socket.socket) -> bytes:
     while len(data) < whole:
         data += client.recv(CHUNK)
     return data
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
-    made = MLflowServer(tmp_path_factory.mktemp("server"))
-    made.start()
-    try:
-        yield made
-    finally:
-        made.stop()
 
 
 @pytest.mark.parametrize("again", ["the same session", "another session"])

@@ -9,7 +9,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,16 +66,6 @@ class MLflowServer:
             os.killpg(self._process.pid, 9)
             self._process.wait()
             self._process = None
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
-    made = MLflowServer(tmp_path_factory.mktemp("server"))
-    made.start()
-    try:
-        yield made
-    finally:
-        made.stop()
 
 
 def sweep_record(folder: Path, uri: str, name: str) -> SweepRecord:

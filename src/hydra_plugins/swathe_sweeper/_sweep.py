@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -30,7 +29,7 @@ from hydra_plugins.swathe_sweeper._config import SAMPLERS
 from hydra_plugins.swathe_sweeper._space import AppSpace, Extender, Search, read
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import TrialState, Value
-from swathe.home import Home, open_home
+from swathe.home import Home, open_home, plain_name
 from swathe.pickled import pack
 from swathe.space import ends
 from swathe.study import PastTrial, Study
@@ -152,7 +151,7 @@ def _name(options: Mapping[str, Any], app: App) -> str:
     given = options.get("study_name")
     if given is not None:
         return str(given)
-    job = re.sub(r"[^A-Za-z0-9._-]", "-", str(app.config.hydra.job.name)).lstrip("._-") or "app"
+    job = plain_name(str(app.config.hydra.job.name)) or "app"
     return f"{job[:60]}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swathe import __version__
-from swathe.errors import BadInputError, bad_value
+from swathe.errors import bad_value, writing
 from swathe.home import Home, write_aside
 from swathe.records import Records
 from swathe.reporting import sections
@@ -79,12 +79,8 @@ def write_report(
         f"Made by Swathe {__version__} at {time.strftime('%Y-%m-%d %H:%M')} from the study and MLflow's record of: "
         f"{facts.command}",
     )
-    try:
+    with writing("--out", path):
         write_aside(path, text.encode())
-    except OSError as error:
-        raise BadInputError(
-            f"--out: {str(path)!r} cannot be written ({error.strerror}); allowed: a file in an existing folder."
-        ) from error
     return Report(path, Records(card.tracking_uri).log_sweep_text(card.experiment, name, ARTIFACT, text))
 
 

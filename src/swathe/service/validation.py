@@ -109,11 +109,10 @@ def _check_sweep(sweep: str, overrides: Sequence[str], allowed_modules: Sequence
     """Check a sweep; `allowed_modules` None: whatever it names was allowed before."""
     from swathe.config import compose_sweep
     from swathe.home import open_home
-    from swathe.preflight import check
+    from swathe.preflight import made_ready
     from swathe.runtime import prepare
     from swathe.space import Space
     from swathe.tables import space_dict
-    from swathe.weights import with_weights
 
     home = open_home(create=True)
     composed = compose_sweep(sweep, overrides)
@@ -121,8 +120,7 @@ def _check_sweep(sweep: str, overrides: Sequence[str], allowed_modules: Sequence
     if allowed_modules is not None:
         screen_composed(composed.values, searches, allowed_modules)
     command = shlex.join(["swathe", "launch", sweep, *overrides])
-    plan = with_weights(prepare(composed, Space.parse(composed), home, command), home)
-    check(plan, home.data)
+    plan = made_ready(prepare(composed, Space.parse(composed), home, command), home)
     return {
         "name": plan.card.name,
         "trials": plan.card.trials,
