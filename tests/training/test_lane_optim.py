@@ -122,6 +122,23 @@ def test_the_norm_is_each_lane_s_own_before_clipping() -> None:
     assert norms.tolist() == [[5.0, 3.0, 4.0, 0.0], [10.0, 6.0, 8.0, 0.0]]
 
 
+@pytest.mark.parametrize("pieces", [3, 9, 14])
+def test_the_bits_of_the_norm_depend_neither_on_the_lane_s_place_nor_on_its_neighbours(pieces: int) -> None:
+    draw = torch.Generator().manual_seed(2)
+    gradients = [torch.randn(33, 7, generator=draw) for _ in range(pieces)]
+    table = torch.from_numpy(coefficients(Recipe(), 0, [0.1])).float()
+
+    def norms(lanes: slice) -> Tensor:
+        g = [gradient[lanes].clone() for gradient in gradients]
+        rows = [[torch.zeros_like(gradient) for gradient in g] for _ in range(3)]
+        return update(*rows, g, table.expand(len(g[0]), -1))
+
+    together = norms(slice(None))
+    for begin in range(33):
+        for width in (1, 2, 8, 17):
+            assert torch.equal(norms(slice(begin, begin + width)), together[begin : begin + width])
+
+
 def test_bias_correction_goes_on_from_the_first_step() -> None:
     recipe = Recipe()
     whole = coefficients(recipe, 0, [0.1] * 10)

@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from enum import IntEnum, auto
-from functools import partial
+from functools import partial, reduce
 
 import numpy as np
 import torch
@@ -198,7 +198,8 @@ def _update(
     for parameters, gradient, column in zip(p, g, columns, strict=True) if alter else ():
         gradient.addcmul_(parameters.sign(), column(Coefficient.L1))
     squares = [gradient.square().sum(1) for gradient in g]
-    norm = torch.stack(squares).sum(0).sqrt()
+    # One after the other: a sum over a stack takes the pieces in an order that depends on the lane's place.
+    norm = reduce(torch.add, squares).sqrt()
     norms = [norm, *(_norm(g[piece], places, squares[piece]) for piece, places in watched)]
     if alter:
         _clip(g, norm, table)
