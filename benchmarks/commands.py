@@ -33,6 +33,8 @@ WARM_TRIALS, WARM_EPOCHS = 8, 1
 GPU_SHARES = (4, 8, 16)
 MPS = "nvidia-cuda-mps-control"
 CORES = len(os.sched_getaffinity(0))
+# Runs of each tool, of which the median counts; fewer are a quick look and write no results.
+REPEATS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,24 +115,31 @@ def forget(home: Path) -> None:
 
 
 def compare(
-    work: Work, home: Path, peers: Mapping[str, Callable[[], dict[str, Any]]], repeats: int, *overrides: str
+    work: Work,
+    home: Path,
+    peers: Mapping[str, Callable[[], dict[str, Any]]],
+    repeats: int,
+    *overrides: str,
+    at_most: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Run Swathe and each peer in turn, `repeats` times over; returns medians of each, with all their seconds.
 
     Swathe runs before and after each peer: a moment in which the machine is slow, which is little of a peer's minutes,
-    must not be all of Swathe's seconds.
+    must not be all of Swathe's seconds. `at_most`: peers that are so slow that they run less often.
     """
+    limits = at_most or {}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("swathe", *peers)}
 
     def ours() -> None:
         forget(home)
         runs["swathe"].append(run_swathe(work, home, *overrides))
 
-    for _ in range(repeats):
+    for turn in range(repeats):
         ours()
         for name, run in peers.items():
-            runs[name].append(run())
-            ours()
+            if turn < limits.get(name, repeats):
+                runs[name].append(run())
+                ours()
     return {name: summary(rows) for name, rows in runs.items()}
 
 
@@ -142,6 +151,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "seconds": round(median(row["seconds"] for row in rows), 3),
         "training_seconds": round(median(row["training_seconds"] for row in rows), 3),
         "all_seconds": [row["seconds"] for row in rows],
+        "all_training_seconds": [round(row["training_seconds"], 3) for row in rows],
         "best_val_loss": min(row["best_val_loss"] for row in rows),
     }
 
@@ -206,6 +216,13 @@ def _checked(tool: str, work: Work, folder: Path) -> dict[str, int]:
     return recorded
 
 
+def first_report(database: Path) -> float:
+    """Return when the first report of a sweep in MLflow was made (unix time, seconds)."""
+    with sqlite3.connect(database) as connection:
+        query = "SELECT MIN(timestamp) FROM metrics WHERE key = 'val_loss'"
+        return float(connection.execute(query).fetchone()[0]) / 1000
+
+
 def _training_seconds(database: Path) -> float:
     began = """
         SELECT MIN(start_time) FROM runs
@@ -228,7 +245,9 @@ def main(
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, help=f"instead of {trials}")
     parser.add_argument("--epochs", type=int, help=f"instead of {work.epochs}")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="take medians of N runs")
+    parser.add_argument(
+        "--repeat", type=int, default=REPEATS, metavar="N", help=f"take medians of N runs, not {REPEATS}"
+    )
     options = parser.parse_args()
     asked = work.small(options.trials, options.epochs)
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as made:
@@ -239,7 +258,7 @@ def main(
             "gpu": compare_on_gpu(asked, folder / "gpu"),
             "machine": machine.describe("ray", "optuna", "mlflow", "torch"),
         }
-    if asked == work:
+    if asked == work and options.repeat >= REPEATS:
         print(f"Written to {machine.write(name, content).relative_to(ROOT)}")
     else:
         print(json.dumps(content, indent=2))

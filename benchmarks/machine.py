@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def describe(*packages: str) -> dict[str, Any]:
-    """Describe this machine (CPU, cores, memory in GiB, Python) and the versions of `packages`."""
+    """Describe this machine (CPU, cores, memory in GiB, Python), the versions of `packages`, the day and the commit."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -21,6 +23,8 @@ def describe(*packages: str) -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in packages},
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": _commit(),
     }
 
 
@@ -30,6 +34,15 @@ def write(name: str, content: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(content, indent=2) + "\n")
     return path
+
+
+def _commit() -> str:
+    """Return the commit that is checked out, with a mark where files differ from it; "" outside of a checkout."""
+    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _cpu_model() -> str:

@@ -27,11 +27,12 @@ BUFFER = {"TUNE_RESULT_BUFFER_LENGTH": "1000", "TUNE_RESULT_BUFFER_MIN_TIME_S": 
 
 @dataclass(frozen=True, slots=True)
 class PeerSweep:
-    """A random search of Ray Tune.
+    """A search of Ray Tune: at random without pruning, or, with a `seed`, by Optuna's TPE with ASHA.
 
     `data` is a dataset of Swathe, prepared in `cache`; `lr` the bounds of a log-uniform rate. `workers` processes of
     one CPU train at a time, or, with a `gpu` share above 0, as many that have that share of the GPU each. `record`:
-    MLflow's callback is on. What Ray Tune keeps, and MLflow's database, is in `folder`.
+    MLflow's callback is on. What Ray Tune keeps, and MLflow's database, is in `folder`. `decay`: bounds of a
+    log-uniform weight decay, which else is AdamW's own. With `channels` the network is a small convolutional one.
     """
 
     data: dict[str, Any]
@@ -45,6 +46,9 @@ class PeerSweep:
     workers: int
     record: bool
     gpu: float = 0.0
+    seed: int | None = None
+    decay: tuple[float, float] | None = None
+    channels: tuple[int, ...] = ()
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))
@@ -65,15 +69,30 @@ def network(features: int, hidden: list[int], classes: int) -> Any:
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
 
 
+def convolutional(shape: tuple[int, int, int], channels: tuple[int, ...], hidden: list[int], classes: int) -> Any:
+    """Return the small convolutional network, which takes its images as flat rows."""
+    from torch import nn
+
+    layers: list[nn.Module] = [nn.Unflatten(1, shape)]
+    widths = [shape[0], *channels]
+    for before, after in zip(widths, channels, strict=False):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    side = 2 ** len(channels)
+    features = channels[-1] * (shape[1] // side) * (shape[2] // side)
+    return nn.Sequential(*layers, nn.Flatten(), *network(features, hidden, classes))
+
+
 class Loop:
     """The plain training loop: whole batches of a new permutation each epoch, then the validation part at once."""
 
-    def __init__(self, dataset: Any, module: Any, batch: int, lr: float, seed: int, device: str) -> None:
+    def __init__(
+        self, dataset: Any, module: Any, batch: int, lr: float, seed: int, device: str, decay: float = 0.01
+    ) -> None:
         import torch
 
         self._torch, self._data, self._device, self._batch = torch, dataset, device, batch
         self._network = module.to(device)
-        self._optimizer = torch.optim.AdamW(self._network.parameters(), lr=lr, fused=True)
+        self._optimizer = torch.optim.AdamW(self._network.parameters(), lr=lr, weight_decay=decay, fused=True)
         self._shuffle = torch.Generator().manual_seed(seed)
 
     def epoch(self) -> dict[str, float]:
@@ -129,34 +148,56 @@ def trainable() -> type:
 
             torch.manual_seed(config["seed"])
             data, sweep = self._dataset, self._sweep
-            module = network(data.train_x.shape[1], sweep.hidden, data.classes)
-            self._loop = Loop(data, module, sweep.batch, config["lr"], config["seed"], self._device)
+            if sweep.channels:
+                module = convolutional(data.image_shape, sweep.channels, sweep.hidden, data.classes)
+            else:
+                module = network(data.train_x.shape[1], sweep.hidden, data.classes)
+            decay = config.get("decay", 0.01)
+            self._loop = Loop(data, module, sweep.batch, config["lr"], config["seed"], self._device, decay)
             self._epoch = 0
 
     return Training
 
 
+def searching(sweep: PeerSweep) -> tuple[Any, Any]:
+    """Return the searcher and the scheduler."""
+    from ray import tune
+
+    if sweep.seed is None:
+        # It costs less than any other searcher of Ray Tune.
+        return tune.search.basic_variant.BasicVariantGenerator(random_state=0), None
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    return OptunaSearch(seed=sweep.seed), ASHAScheduler(max_t=sweep.epochs, grace_period=1, reduction_factor=4)
+
+
 def run(sweep: PeerSweep) -> dict[str, Any]:
     """Run the sweep in this process.
 
-    Returns the best val_loss, the reports, and `training_seconds`: from the start of the first trial, whose process is
-    ready by then, to the last report.
+    Returns the best val_loss, the reports, when the first and each better one came, and `training_seconds`: from the
+    start of the first trial, whose process is ready by then, to the last report.
     """
     import ray
     from ray import tune
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
     class Clock(tune.Callback):
-        """Notes when the first trial began and when the last report came."""
+        """Notes when the first trial began, and when the first and the last report came (unix time, seconds)."""
 
         def __init__(self) -> None:
-            self.began, self.reported, self.reports = 0.0, 0.0, 0
+            self.began, self.first, self.reported, self.reports = 0.0, 0.0, 0.0, 0
+            # Each time that a report was the best so far: when, and its val_loss.
+            self.best: list[tuple[float, float]] = []
 
         def on_trial_start(self, *args: Any, **facts: Any) -> None:
             self.began = self.began or time.time()
 
-        def on_trial_result(self, *args: Any, **facts: Any) -> None:
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
             self.reported = time.time()
+            if not self.best or result["val_loss"] < self.best[-1][1]:
+                self.best.append((self.reported, result["val_loss"]))
+            self.first = self.first or self.reported
             self.reports += 1
 
     ray.init(
@@ -170,15 +211,23 @@ def run(sweep: PeerSweep) -> dict[str, Any]:
         )
     resources = {"cpu": 1, "gpu": sweep.gpu} if sweep.gpu else {"cpu": 1}
     process = tune.with_resources(tune.with_parameters(trainable(), sweep=sweep), resources)
+    # A searcher that learns is not to learn from seeds.
+    seed = tune.randint(0, 2**31) if sweep.seed is None else sweep.seed
+    space = {"lr": tune.loguniform(*sweep.lr), "seed": seed}
+    if sweep.decay:
+        space["decay"] = tune.loguniform(*sweep.decay)
+    search, scheduler = searching(sweep)
     tuner = tune.Tuner(
         process,
-        param_space={"lr": tune.loguniform(*sweep.lr), "seed": tune.randint(0, 2**31)},
+        param_space=space,
         tune_config=tune.TuneConfig(
             metric="val_loss",
             mode="min",
             num_samples=sweep.trials,
             reuse_actors=True,
-            search_alg=tune.search.basic_variant.BasicVariantGenerator(random_state=0),
+            search_alg=search,
+            scheduler=scheduler,
+            max_concurrent_trials=sweep.workers if sweep.seed is not None else None,
         ),
         run_config=tune.RunConfig(
             name="peer",
@@ -196,6 +245,8 @@ def run(sweep: PeerSweep) -> dict[str, Any]:
     return {
         "best_val_loss": min(result.metrics["val_loss"] for result in results),
         "reports": clock.reports,
+        "first_report": clock.first,
+        "improvements": clock.best,
         "training_seconds": clock.reported - clock.began,
     }
 

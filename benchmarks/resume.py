@@ -35,6 +35,7 @@ import psycopg  # noqa: E402
 import sqlalchemy  # noqa: E402
 from benchmarks import machine  # noqa: E402
 from benchmarks.overhead import QUIET  # noqa: E402
+from benchmarks.starting import ray_alone  # noqa: E402
 from optuna.distributions import distribution_to_json as to_json  # noqa: E402
 from optuna.storages import JournalStorage, RDBStorage  # noqa: E402
 from optuna.storages._rdb import models  # noqa: E402
@@ -48,20 +49,6 @@ NAME, TEMPLATE = "noop", "template_of_all"
 STORAGES = ("journal", "sqlite", "postgresql")
 # How many trials a session runs beside those that are there.
 NEW = 4
-# Ray alone, as Swathe starts it, with its two workers.
-RAY = """
-import time
-began = time.time()
-import ray
-ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-@ray.remote(num_cpus=1)
-class Worker:
-    def begin(self):
-        return 0
-workers = [Worker.remote() for _ in range(int(ray.cluster_resources()["CPU"]))]
-ray.get([worker.begin.remote() for worker in workers])
-print(time.time() - began)
-"""
 
 
 def run(words: list[str], home: Path) -> None:
@@ -190,13 +177,6 @@ def summary(times: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def measure_ray() -> float:
-    done = subprocess.run(
-        [sys.executable, "-c", RAY], capture_output=True, text=True, check=True, env=os.environ | QUIET
-    )
-    return float(done.stdout)
-
-
 def repeated(times: int, session: Callable[[], dict[str, float]]) -> dict[str, Any]:
     return summary([session() for _ in range(times)])
 
@@ -218,7 +198,7 @@ def main() -> None:
         sweep = Sweep(source, Path(name) / "study.db", server)
         for url in (f"sqlite:///{sweep.sqlite}", server.create_database(TEMPLATE)):
             copy_trials(Home(source).sweep(NAME).path / JOURNAL, url)
-        ray = round(median(measure_ray() for _ in range(options.repeat)), 2)
+        ray = round(median(ray_alone() for _ in range(options.repeat)), 2)
 
         def launch() -> dict[str, float]:
             with tempfile.TemporaryDirectory(prefix="resume-") as empty:

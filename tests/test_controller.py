@@ -281,6 +281,8 @@ class Past:
     value: float | None
     values: Mapping[int, float] = field(default_factory=dict)
     attrs: Mapping[str, Value] = field(default_factory=dict)
+    objectives: tuple[float, ...] = ()
+    feasible: bool = True
 
 
 def test_a_resumed_sweep_runs_what_was_left_first() -> None:

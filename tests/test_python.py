@@ -53,6 +53,18 @@ def test_a_function_of_a_notebook(folder: Path, capsys: pytest.CaptureFixture[st
         swathe.Sweep(train, *INLINE, params={"x": 0.5, "n": 3}, space={"x": "interval(0.0, 2.0)"}).run()
 
 
+def test_points_to_try_have_the_parameters_own_names(folder: Path) -> None:
+    def train(params: Any) -> None:
+        swathe.report(params.x, 1)
+
+    options: dict[str, Any] = {"params": {"x": 0.5}, "space": {"x": "interval(0.0, 1.0)"}, "trials": 2}
+    points = [{"x": 0.125}]
+    result = swathe.Sweep(train, *INLINE, enqueue=points, **options).run(quiet=True)
+    assert result.trials["params.x"].tolist()[0] == 0.125
+    with pytest.raises(BadInputError, match=r"sweep.enqueue\[0\]: params.x: 2 is not allowed"):
+        swathe.Sweep(train, *INLINE, enqueue=[{"x": 2}], name="other", **options).run()
+
+
 def test_a_sweep_s_file(folder: Path) -> None:
     swathes.write_function_sweep(folder, "quick", trials=3)
     result = swathe.Sweep("f.yaml", *INLINE).run(quiet=True)

@@ -18,6 +18,7 @@ from scipy import stats as scipy_stats
 
 from swathe.config import compose_sweep
 from swathe.events import Direction, TrialState
+from swathe.objectives import Goal, Objective
 from swathe.reporting import charts, sections
 from swathe.reporting.facts import Curve, SweepFacts, axis, fate
 from swathe.reporting.page import page
@@ -323,6 +324,7 @@ def facts(*, config: Mapping[str, Any] | None = None, trials: Sequence[SweptTria
         varied=(HOSTILE,),
         curves=(Curve(7, f"loss {HOSTILE}", (1, 2), (0.2, math.inf)),),
         seconds=75.0,
+        goal=Goal((Objective(f"loss {HOSTILE}", Direction.MINIMIZE),)),
     )
 
 

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,9 @@ from swathe.diagnosis import TAG, count_symptoms, symptoms_of
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import Direction, TrialState
 from swathe.home import SINCE, Home, SweepCard, SweepFolder, describe_driver
-from swathe.overview import LATEST, Best, Overview, Row, Session
+from swathe.objectives import Goal, Losses, Objective
+from swathe.objectives import front_of as numbers_on_front
+from swathe.overview import LATEST, Best, FrontTrial, Overview, Row, Session
 from swathe.records import Records, TrialRun
 from swathe.study import PastTrial, Study
 from swathe.tracking import shown
@@ -101,17 +103,21 @@ def leaders(home: Home, name: str, *, top: int) -> tuple[Overview, list[Row]]:
     history = as_driven(study.history(), driver)
     session = session_of(study.session, driver)
     study.close()
-    sign = 1.0 if card.direction == Direction.MINIMIZE.value else -1.0
+    goal = card.goal
+    behind = _behind(history, goal)
+    front = {past.number for past in front_of(history, goal)}
 
-    def rank(past: PastTrial) -> tuple[bool, bool, float, int]:
-        return _rank(last_value(past), past.state is not TrialState.COMPLETE, past.number, sign)
+    def rank(past: PastTrial) -> tuple[bool, bool, bool, float, int]:
+        value, partial = last_value(past), past.state is not TrialState.COMPLETE
+        return _rank(value, partial, past.number, goal.first, behind=past.number in behind)
 
     best_first = sorted((past for past in history if past.values), key=rank)[:top] if top else []
     rows = []
     for past in best_first:
         metrics = {card.metric: last_value(past), **json.loads(str(past.attrs.get("metrics", "{}")))}
         symptoms = symptoms_of(past.attrs.get("diagnosis"))
-        rows.append(Row(past.number, "", past.state.value, metrics, past.params, symptoms))
+        row = Row(past.number, "", past.state.value, metrics, past.params, symptoms)
+        rows.append(replace(row, front=past.number in front, feasible=past.feasible))
     return summary(home, name, card, history, driver, session), rows
 
 
@@ -132,10 +138,32 @@ def as_driven(history: Sequence[PastTrial], driver: Mapping[str, Any] | None) ->
     return [replace(past, state=TrialState.WAITING) if past.state is TrialState.RUNNING else past for past in history]
 
 
-def _rank(value: float | None, partial: bool, number: int, sign: float) -> tuple[bool, bool, float, int]:
-    """Return what sorts trials best first, those without a value last."""
+def _rank(
+    value: float | None, partial: bool, number: int, objective: Objective, *, behind: bool
+) -> tuple[bool, bool, bool, float, int]:
+    """Return what sorts trials best first, those `behind` after the others and those without a value last."""
     missing = value is None or value != value
-    return missing, partial, 0.0 if value is None or missing else sign * value, number
+    return missing, partial, behind, 0.0 if value is None or missing else objective.loss(value), number
+
+
+def _behind(history: Sequence[PastTrial], goal: Goal) -> set[int]:
+    """Return the trials that break a constraint, and of several objectives those that another dominates."""
+    if goal.plain:
+        return set()
+    good = front_of(history, goal) if goal.several else [past for past in history if past.feasible]
+    return {past.number for past in history} - {past.number for past in good}
+
+
+def front_of(history: Sequence[PastTrial], goal: Goal) -> list[PastTrial]:
+    """Return the complete trials that no other dominates, the best in the first objective first; none of one alone."""
+    if not goal.several:
+        return []
+    trials = {past.number: past for past in history if past.objectives and past.feasible}
+    return [trials[number] for number in numbers_on_front(_losses(trials.values(), goal))]
+
+
+def _losses(trials: Iterable[PastTrial], goal: Goal) -> Iterator[tuple[int, Losses]]:
+    return ((past.number, goal.losses(past.objectives)) for past in trials)
 
 
 def last_value(past: PastTrial) -> float | None:
@@ -157,7 +185,9 @@ def summary(
         str(past.attrs.get("reason", "unknown")) for past in history if past.state is TrialState.FAILED
     )
     symptoms = count_symptoms(past.attrs.get("diagnosis") for past in history if past.state.final)
-    winner = winner_of(history, Direction(card.direction))
+    goal = card.goal
+    winner = winner_of(history, goal)
+    complete = [past for past in history if past.state is TrialState.COMPLETE]
     return Overview(
         name=name,
         status=_status(home.sweep(name), card, history, driver),
@@ -172,6 +202,11 @@ def summary(
         diagnosis=dict(symptoms.most_common()),
         latest=_latest_diagnoses(history),
         session=session,
+        metrics=goal.metrics,
+        directions=tuple(direction.value for direction in goal.directions),
+        constraints=card.constraints,
+        front=[FrontTrial(past.number, past.objectives, past.params) for past in front_of(history, goal)],
+        feasible=sum(past.feasible for past in complete) if goal.constraints else None,
     )
 
 
@@ -181,11 +216,14 @@ def _latest_diagnoses(history: Sequence[PastTrial]) -> list[tuple[int, Sequence[
     return [(past.number, symptoms_of(past.attrs["diagnosis"])) for past in last]
 
 
-def winner_of(history: Sequence[PastTrial], direction: Direction) -> PastTrial | None:
-    """Return the best complete trial; None where there is none yet."""
-    sign = 1.0 if direction is Direction.MINIMIZE else -1.0
-    complete = [past for past in history if past.state is TrialState.COMPLETE and past.value is not None]
-    return min(complete, key=lambda past: (sign * (past.value or 0.0), past.number), default=None)
+def winner_of(history: Sequence[PastTrial], goal: Goal) -> PastTrial | None:
+    """Return the best complete trial that keeps the constraints, of several objectives by the first; None without."""
+    if goal.several:
+        return next(iter(front_of(history, goal)), None)
+    complete = [
+        past for past in history if past.state is TrialState.COMPLETE and past.value is not None and past.feasible
+    ]
+    return min(complete, key=lambda past: (goal.first.loss(past.value or 0.0), past.number), default=None)
 
 
 def _status(
@@ -214,14 +252,16 @@ def compare_of(
 ) -> list[Row]:
     """Return the `top` of these recorded trials by the sweep's metric, or by the recorded metric `sort`.
 
-    Rows have these two metrics under their own names, and all others under those that MLflow takes. Other metrics than
-    the sweep's own sort downwards where their name says that higher is better. Raises `BadInputError` for a metric that
-    no trial has.
+    By the sweep's own, trials that break a constraint come after the others, and of several objectives the front comes
+    first, by the first of them. Rows have these metrics under their own names, and all others under those that MLflow
+    takes. Other metrics than the sweep's own sort downwards where their name says that higher is better. Raises
+    `BadInputError` for a metric that no trial has.
     """
     params = {past.number: past.params for past in history}
     # Sets MLflow's environment before MLflow is imported, as `Records` does.
     from swathe.mlflow_runs import clean_name
 
+    goal = card.goal
     metric = clean_name(sort or card.metric)
     known = sorted({key for run in runs for key in run.metrics})
     if sort is not None and metric not in known:
@@ -230,13 +270,16 @@ def compare_of(
         higher = card.direction == Direction.MAXIMIZE.value
     else:
         higher = _HIGHER_IS_BETTER.search(metric) is not None
-    sign = -1.0 if higher else 1.0
-    own_names = {clean_name(name): name for name in (card.metric, sort) if name is not None}
+    objective = Objective(metric, Direction.MAXIMIZE if higher else Direction.MINIMIZE)
+    own_names = {clean_name(name): name for name in (*goal.metrics, sort) if name is not None}
+    behind = _behind(history, goal) if sort is None else set()
+    on_front = {past.number for past in front_of(history, goal)}
+    infeasible = {past.number for past in history if not past.feasible}
 
-    def rank(run: TrialRun) -> tuple[bool, bool, float, int]:
+    def rank(run: TrialRun) -> tuple[bool, bool, bool, float, int]:
         # By the sweep's own metric a complete trial comes before any that was stopped on the way.
         partial = sort is None and run.state != "complete"
-        return _rank(run.metrics.get(metric), partial, run.number, sign)
+        return _rank(run.metrics.get(metric), partial, run.number, objective, behind=run.number in behind)
 
     return [
         Row(
@@ -246,25 +289,30 @@ def compare_of(
             {own_names.get(key, key): value for key, value in run.metrics.items()},
             params.get(run.number, {}),
             symptoms_of(run.tags.get(TAG)),
+            front=run.number in on_front,
+            feasible=run.number not in infeasible,
         )
         for run in sorted(runs, key=rank)[:top]
     ]
 
 
-def best(home: Home, name: str) -> Best:
-    """Return the best complete trial; raises `BadInputError` when there is none yet."""
+def best(home: Home, name: str, trial: int | None = None) -> Best:
+    """Return the best complete trial, or the one named; raises `BadInputError` when there is none."""
     card, study = _study(home, name)
     history = study.history()
     study.close()
     records = Records(card.tracking_uri)
-    return best_of(card, history, lambda number: records.trial(card.experiment, name, number))
+    return best_of(card, history, lambda number: records.trial(card.experiment, name, number), trial)
 
 
-def best_of(card: SweepCard, history: Sequence[PastTrial], run_of: Callable[[int], TrialRun]) -> Best:
-    """Return the best of these trials with its run; raises `BadInputError` when none is complete yet."""
-    name, winner = card.name, winner_of(history, Direction(card.direction))
+def best_of(
+    card: SweepCard, history: Sequence[PastTrial], run_of: Callable[[int], TrialRun], trial: int | None = None
+) -> Best:
+    """Return the best of these trials, or the one named, with its run; raises `BadInputError` when there is none."""
+    name, goal = card.name, card.goal
+    winner = winner_of(history, goal) if trial is None else _complete(history, trial)
     if winner is None or winner.value is None:
-        raise BadInputError(f"Sweep {name!r} has no complete trial yet, so it has no best one.")
+        raise BadInputError(_none_is_best(name, history, goal))
     run = run_of(winner.number)
     return Best(
         sweep=name,
@@ -274,7 +322,39 @@ def best_of(card: SweepCard, history: Sequence[PastTrial], run_of: Callable[[int
         run_id=run.run_id,
         config=json.loads(run.tags["swathe.config"]),
         geometry=json.loads(run.tags["swathe.geometry"]),
+        others=dict(zip(goal.metrics[1:], winner.objectives[1:], strict=True)),
     )
+
+
+def _complete(history: Sequence[PastTrial], number: int) -> PastTrial:
+    """Return a complete trial; raises `BadInputError` for one that is not."""
+    found = next((past for past in history if past.number == number), None)
+    if found is None or found.state is not TrialState.COMPLETE:
+        raise bad_value("--trial", number, "a complete trial, such as `swathe compare` shows")
+    return found
+
+
+def _none_is_best(name: str, history: Sequence[PastTrial], goal: Goal) -> str:
+    complete = sum(past.state is TrialState.COMPLETE for past in history)
+    if not complete:
+        return f"Sweep {name!r} has no complete trial yet, so it has no best one."
+    bounds = ", ".join(map(str, goal.constraints))
+    return f"None of the {complete} complete trials of sweep {name!r} keeps its constraints ({bounds})."
+
+
+def best_numbers(home: Home, name: str) -> list[int]:
+    """Return the numbers of a sweep's best trials, one, or of several objectives the whole front.
+
+    Raises `BadInputError` when there is none.
+    """
+    card, study = _study(home, name)
+    history = study.history()
+    study.close()
+    goal = card.goal
+    winner = winner_of(history, goal)
+    if winner is None:
+        raise BadInputError(_none_is_best(name, history, goal))
+    return [past.number for past in front_of(history, goal)] or [winner.number]
 
 
 def experiment(home: Home, name: str) -> tuple[str, str]:
@@ -300,7 +380,7 @@ def runs_to_reproduce(home: Home, target: str, trials: Sequence[int]) -> tuple[R
         return records, [run], run.tags.get("swathe.metric", "val_loss")
     _, card = home.existing(target)
     records = Records(card.tracking_uri)
-    numbers = list(trials) or [best(home, target).trial]
+    numbers = list(trials) or best_numbers(home, target)
     return records, [records.trial(card.experiment, target, number) for number in numbers], card.metric
 
 

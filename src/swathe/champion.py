@@ -26,6 +26,7 @@ class Champion(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined, u
 
     state: dict[str, Any]
     config: dict[str, Any]
+    sizes: dict[str, Any] | None
 
     def load_context(self, context: Any) -> None:
         """Read weights and config; needs PyTorch alone."""
@@ -34,6 +35,8 @@ class Champion(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined, u
 
         self.state = torch.load(context.artifacts["weights"], map_location="cpu", weights_only=True)
         self.config = json.loads(Path(context.artifacts["config"]).read_text())
+        # Of a network of the user's own, whose state need not say them.
+        self.sizes = self.config.pop("model_sizes", None)
 
     # Without types: MLflow would take them for the model's signature.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
@@ -58,15 +61,30 @@ class Champion(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined, u
     def network(self, features: int) -> torch.nn.Module:
         """Build the network for inputs `[batch, features]` with the trained weights, ready for inference.
 
-        Of a GAN it is the generator, whose inputs are normal numbers `[batch, latent]`.
+        One of the user's own is made of the user's code, which the model has with it. Of a GAN it is the generator,
+        whose inputs are normal numbers `[batch, latent]`.
         """
         import torch
 
         from swathe.training.models import build
-        from swathe.training.recipe import GAN, IMAGE_MODELS, IMAGE_SHAPES, SEQUENCE_MODELS, recipe_from_config
+        from swathe.training.recipe import (
+            GAN,
+            IMAGE_MODELS,
+            IMAGE_SHAPES,
+            SEQUENCE_MODELS,
+            SequenceShape,
+            recipe_from_config,
+        )
 
         recipe = recipe_from_config(self.config)
         model, image_shape, sequence = recipe.model, None, None
+        if self.sizes is not None:
+            sizes = dict(self.sizes)
+            steps = None if sizes["sequence"] is None else SequenceShape(**sizes["sequence"])
+            image_shape = None if sizes["image_shape"] is None else tuple(sizes["image_shape"])
+            own = build(model, sizes["inputs"], sizes["outputs"], image_shape, 0.0, torch.Generator(), steps)
+            own.load_state_dict(self.state)
+            return own.eval()
         if isinstance(model, GAN):
             from swathe.training.gan import networks
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import logging
 import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Commands that have nothing to ask a server for, and the URL of the server that a command is for.
-HERE_ONLY = ("serve", "token")
+HERE_ONLY = ("serve", "token", "enqueue", "tag", "note")
 _SERVER: ContextVar[str | None] = ContextVar("server", default=None)
+# The exit code, once it is known.
+_EXIT: list[int] = []
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,11 +43,38 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
 
+
+def _complete_override(incomplete: str) -> list[str]:
+    from swathe.completion import overrides
+
+    return overrides(incomplete)
+
+
+def _complete_launchable(incomplete: str) -> list[str]:
+    from swathe.completion import launchable
+
+    return launchable(incomplete)
+
+
+def _complete_launched(incomplete: str) -> list[str]:
+    from swathe.completion import launched
+
+    return launched(incomplete)
+
+
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="Hydra overrides, such as optim=adam or 'optim.lr=tag(log,interval(1e-5,1))'."),
+    typer.Argument(
+        help="Hydra overrides, such as optim=adam or 'optim.lr=tag(log,interval(1e-5,1))'.",
+        autocompletion=_complete_override,
+    ),
 ]
-SweepName = Annotated[str, typer.Argument(help="The name of a sweep that was launched here.")]
+SweepToLaunch = Annotated[
+    str, typer.Argument(help="A name in sweeps/ or the path of a YAML file.", autocompletion=_complete_launchable)
+]
+SweepName = Annotated[
+    str, typer.Argument(help="The name of a sweep that was launched here.", autocompletion=_complete_launched)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Detach = Annotated[bool, typer.Option("--detach", help="With a server: return as soon as it is in the queue.")]
@@ -90,7 +121,7 @@ def _prints_aside(as_json: bool) -> AbstractContextManager[Any]:
 
 @app.command()
 def launch(
-    sweep: Annotated[str, typer.Argument(help="A name in sweeps/ or the path of a YAML file.")],
+    sweep: SweepToLaunch,
     overrides: Overrides = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -226,7 +257,8 @@ def _print_outcome(console: Console, name: str, outcome: Any, *, as_json: bool) 
     overview, rows = analysis.leaders(open_home(), name, top=8)
     console.print(f"Sweep {name}: {outcome.reason}, after {outcome.seconds:.1f} s.")
     if overview.best is not None:
-        console.print(tables.comparison(rows, overview.metric, title=f"The best trials of {name}"))
+        if not overview.several:
+            console.print(tables.comparison(rows, overview.metric, title=f"The best trials of {name}"))
         console.print(tables.best_lines(overview))
     again = overview.command if outcome.interrupted else None
     console.print(tables.next_lines(name, again, best=overview.best is not None))
@@ -353,7 +385,9 @@ def _overviews() -> list[Overview]:
 
 @app.command()
 def status(
-    sweep: Annotated[str | None, typer.Argument(help="A sweep; without it, all of them.")] = None,
+    sweep: Annotated[
+        str | None, typer.Argument(help="A sweep; without it, all of them.", autocompletion=_complete_launched)
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on until the sweep ends.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -415,8 +449,83 @@ def stop(sweep: SweepName) -> None:
 
 
 @app.command()
-def compare(
+def enqueue(
     sweep: SweepName,
+    point: Annotated[list[str], typer.Argument(help="Values of its space, such as optim.lr=0.001 batch_size=64.")],
+) -> None:
+    """Let a sweep try a point next, whether it runs or was stopped; the sampler draws what is not given.
+
+    Example:
+
+      swathe enqueue optimizers optim=adam optim.lr=0.001
+    """
+    from swathe.enqueueing import enqueue as leave
+    from swathe.home import open_home
+
+    typer.echo(leave(open_home(), sweep, point))
+
+
+OfTrial = Annotated[int | None, typer.Option("--trial", help="One of its trials, by number.")]
+
+
+@app.command()
+def tag(
+    sweep: SweepName,
+    tags: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="What to set.")] = None,
+    trial: OfTrial = None,
+    remove: Annotated[list[str] | None, typer.Option("--remove", metavar="KEY", help="What to take away.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tag a sweep, or one of its trials, in MLflow, whose UI filters by tags; without tags, print those there are.
+
+    Examples:
+
+      swathe tag optimizers team=vision stage=baseline
+
+      swathe tag optimizers --trial 12 keep=true --remove stage
+    """
+    from swathe import annotating
+    from swathe.annotations import parsed_tags
+    from swathe.home import open_home
+
+    found = annotating.tag(open_home(), sweep, trial, parsed_tags(tags or ()), remove or ())
+    if as_json:
+        _print_json(found)
+    for name, value in found.items() if not as_json else ():
+        typer.echo(f"{name}={value}")
+
+
+@app.command()
+def note(
+    sweep: SweepName,
+    text: Annotated[
+        str | None, typer.Argument(help="The note, in Markdown; without it, print the one there is.")
+    ] = None,
+    trial: OfTrial = None,
+) -> None:
+    """Write a note on a sweep, or on one of its trials, which MLflow shows above what Swathe says of it.
+
+    Examples:
+
+      swathe note optimizers "Momentum needs a smaller rate than I thought."
+
+      swathe note optimizers --trial 12 "An outlier: look at its curve."
+    """
+    from swathe import annotating
+    from swathe.annotations import checked_note
+    from swathe.home import open_home
+
+    shown = annotating.note(open_home(), sweep, trial, None if text is None else checked_note(text, "TEXT"))
+    if text is None:
+        typer.echo(shown)
+
+
+@app.command()
+def compare(
+    sweeps: Annotated[
+        list[str],
+        typer.Argument(help="A sweep that was launched here, or several.", autocompletion=_complete_launched),
+    ],
     top: Annotated[int, typer.Option("--top", min=1, help="How many trials to show.")] = 10,
     sort: Annotated[
         str | None,
@@ -427,24 +536,51 @@ def compare(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the best trials of a sweep side by side, from MLflow's record.
+    """Show the best trials of a sweep side by side, from MLflow's record; or several sweeps.
 
     Examples:
 
       swathe compare optimizers --top 20
 
+      swathe compare optimizers optimizers_compared
+
       swathe compare optimizers --sort val_accuracy
     """
     from swathe import tables
 
-    metric, rows = _compared(sweep, top, sort)
+    if len(sweeps) > 1:
+        _compare_sweeps(sweeps, sort, as_json=as_json)
+        return
+    sweep = sweeps[0]
+    metric, others, rows = _compared(sweep, top, sort)
     if as_json:
         _print_json([row.as_dict() for row in rows])
         return
-    _console().print(tables.comparison(rows, metric, title=f"Sweep {sweep}, by {metric}"))
+    _console().print(tables.comparison(rows, metric, title=f"Sweep {sweep}, by {metric}", others=others))
 
 
-def _compared(sweep: str, top: int, sort: str | None) -> tuple[str, list[Row]]:
+def _compare_sweeps(names: Sequence[str], sort: str | None, *, as_json: bool) -> None:
+    if sort is not None:
+        raise BadInputError(f"--sort: {sort!r} is for the trials of one sweep; allowed: several sweeps without it.")
+    from swathe import tables
+
+    if (server := _server()) is not None:
+        from swathe import remote
+
+        found = remote.versus(server, names)
+    else:
+        from swathe.home import open_home
+        from swathe.versus import versus
+
+        found = versus(open_home(), names)
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        _console().print(tables.versus(found))
+
+
+def _compared(sweep: str, top: int, sort: str | None) -> tuple[str, Sequence[str], list[Row]]:
+    """Return the metric by which trials are sorted, the objectives where there are several, and the trials."""
     if (server := _server()) is not None:
         from swathe import remote
 
@@ -453,12 +589,16 @@ def _compared(sweep: str, top: int, sort: str | None) -> tuple[str, list[Row]]:
     from swathe.home import open_home
 
     home = open_home()
-    return sort or home.existing(sweep)[1].metric, analysis.compare(home, sweep, top=top, sort=sort)
+    card = home.existing(sweep)[1]
+    return sort or card.metric, card.metrics, analysis.compare(home, sweep, top=top, sort=sort)
 
 
 @app.command()
 def diagnose(
-    target: Annotated[str, typer.Argument(metavar="SWEEP|RUN_ID", help="A sweep, or an MLflow run.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="SWEEP|RUN_ID", help="A sweep, or an MLflow run.", autocompletion=_complete_launched),
+    ],
     trial: Annotated[int | None, typer.Option("--trial", help="One trial of the sweep.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -500,22 +640,31 @@ def _findings(target: str, trial: int | None) -> Mapping[str, Any]:
 def best(
     sweep: SweepName,
     out: Annotated[Path | None, typer.Option("--out", help="Write the best trial's config to this file.")] = None,
+    trial: Annotated[int | None, typer.Option("--trial", help="This complete trial instead of the best.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the best trial's config, or write it to a file for `swathe train --from`.
+
+    Of a sweep with several objectives, show its front: the trials that no other one beats in all of them.
 
     Examples:
 
       swathe best optimizers
 
       swathe best optimizers --out best.yaml
+
+      swathe best accuracy_and_size --trial 7 --out small.yaml
     """
-    found = _best(sweep)
+    if trial is None and (overview := _several(sweep)) is not None:
+        _show_front(overview, out, as_json=as_json)
+        return
+    found = _best(sweep, trial)
     text = found.as_yaml()
     if out is not None:
         _write_out(out, text)
         if not as_json:
-            typer.echo(f"Wrote trial {found.trial} ({found.metric} {found.value:.6g}) to {out}.")
+            values = ", ".join(f"{name} {value:.6g}" for name, value in found.values.items())
+            typer.echo(f"Wrote trial {found.trial} ({values}) to {out}.")
             typer.echo(f"Train it with: swathe train --from {out}")
     if as_json:
         _print_json(found.as_dict())
@@ -528,15 +677,48 @@ def _write_out(path: Path, text: str) -> None:
         path.write_text(text)
 
 
-def _best(sweep: str) -> Best:
+def _several(sweep: str) -> Overview | None:
+    """Return how a sweep with several objectives stands; None for one with one."""
     if (server := _server()) is not None:
         from swathe import remote
 
-        return remote.best(server, sweep)
+        found = remote.overview(server, sweep)
+        return found if found.several else None
     from swathe import analysis
     from swathe.home import open_home
 
-    return analysis.best(open_home(), sweep)
+    home = open_home()
+    return analysis.leaders(home, sweep, top=0)[0] if home.existing(sweep)[1].metrics else None
+
+
+def _show_front(overview: Overview, out: Path | None, *, as_json: bool) -> None:
+    from swathe import tables
+
+    numbers = ", ".join(str(one.trial) for one in overview.front)
+    if not numbers:
+        raise BadInputError(f"Sweep {overview.name!r} has no complete trial yet that its front could be made of.")
+    if out is not None:
+        raise BadInputError(
+            f"--out: {str(out)!r} is not allowed alone, as several objectives have no one best trial; allowed: with "
+            f"--trial and one of the front, {numbers}."
+        )
+    if as_json:
+        known = overview.as_dict()
+        _print_json({key: known[key] for key in ("name", "metrics", "directions", "constraints", "front")})
+        return
+    _console().print(tables.front(overview))
+    typer.echo(f"A trial's config: swathe best {overview.name} --trial {overview.front[0].trial}")
+
+
+def _best(sweep: str, trial: int | None) -> Best:
+    if (server := _server()) is not None:
+        from swathe import remote
+
+        return remote.best(server, sweep, trial)
+    from swathe import analysis
+    from swathe.home import open_home
+
+    return analysis.best(open_home(), sweep, trial)
 
 
 @app.command()
@@ -587,9 +769,15 @@ def report(
 
 @app.command()
 def reproduce(
-    target: Annotated[str, typer.Argument(metavar="SWEEP|RUN_ID", help="A sweep (its best trial) or an MLflow run.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="SWEEP|RUN_ID", help="A sweep (its best trial) or an MLflow run.", autocompletion=_complete_launched
+        ),
+    ],
     trial: Annotated[
-        list[int] | None, typer.Option("--trial", help="This trial instead of the best; may be repeated.")
+        list[int] | None,
+        typer.Option("--trial", help="This trial instead of the best, or of the whole front; may be repeated."),
     ] = None,
     solo: Annotated[
         bool, typer.Option("--solo", help="Train a lane alone; its losses must be equal within a tolerance.")
@@ -639,7 +827,7 @@ def reproduce(
 
 @app.command()
 def config(
-    sweep: Annotated[str, typer.Argument(help="A name in sweeps/ or the path of a YAML file.")],
+    sweep: SweepToLaunch,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -678,7 +866,7 @@ def _composed(sweep: str, overrides: Sequence[str]) -> tuple[dict[str, Any], lis
 
 @app.command()
 def check(
-    sweep: Annotated[str, typer.Argument(help="A name in sweeps/ or the path of a YAML file.")],
+    sweep: SweepToLaunch,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -717,7 +905,9 @@ def check(
 
 @app.command()
 def ui(
-    sweep: Annotated[str | None, typer.Argument(help="Open at this sweep's experiment.")] = None,
+    sweep: Annotated[
+        str | None, typer.Argument(help="Open at this sweep's experiment.", autocompletion=_complete_launched)
+    ] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to serve on.")] = 5000,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a web browser.")] = True,
 ) -> None:
@@ -813,28 +1003,44 @@ def _exported(sweep: str, *, curves: bool) -> Any:
 
 @app.command("import")
 def import_sweep(
-    source: Annotated[str, typer.Argument(help="A sweep.yaml of W&B, or module:name of a param_space of Ray Tune.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A sweep.yaml of W&B, module:name of a param_space of Ray Tune, or a storage of Optuna's."),
+    ],
+    study: Annotated[str | None, typer.Option("--study", help="With Optuna: which study of the storage.")] = None,
     function: Annotated[str | None, typer.Option("--function", help="Your function, as module:function.")] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="The metric that the function reports.")] = None,
     direction: Annotated[str | None, typer.Option("--direction", help="minimize or maximize.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the sweep to this file.")] = None,
 ) -> None:
-    """Turn a sweep of W&B or Ray Tune into one that `swathe launch` runs, with your own function.
+    """Turn a sweep of W&B, Ray Tune or Optuna into one that `swathe launch` runs, with your own function.
+
+    With --out, an Optuna study's trials are written beside the sweep, which begins with what they say.
 
     Examples:
 
       swathe import sweep.yaml --function train:main --out sweeps/mine.yaml
 
       swathe import tune_app:param_space --metric loss
-    """
-    from swathe import importing
 
-    _, text = importing.import_sweep(source, function=function, metric=metric, direction=direction)
+      swathe import sqlite:///study.db --study mine --function train:main --out sweeps/mine.yaml
+    """
+    from swathe import import_optuna, importing
+
+    said = {"function": function, "metric": metric, "direction": direction}
+    trials = 0
+    if import_optuna.is_storage(source):
+        text, trials = import_optuna.import_study(source, study=study, out=out, **said)
+    elif study is not None:
+        raise BadInputError(f"--study: {study!r} is not allowed; allowed: with a storage of Optuna's as SOURCE.")
+    else:
+        _, text = importing.import_sweep(source, **said)
     if out is None:
         typer.echo(text, nl=False)
         return
     _write_out(out, text)
-    typer.echo(f"Wrote {out}. Check it with: swathe config {out}")
+    begins = f" It begins with what {trials} trials say, in {out.with_suffix('.trials.json')}." if trials else ""
+    typer.echo(f"Wrote {out}.{begins} Check it with: swathe config {out}")
 
 
 @app.command()
@@ -949,7 +1155,22 @@ def token_revoke(name: Annotated[str, typer.Argument(help="Whose it is.")]) -> N
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code: see the table of exit codes in the README."""
-    sys.exit(run(arguments))
+    if arguments is None:
+        # The first to be registered is the last to be called.
+        atexit.register(_leave)
+    _EXIT.append(run(arguments))
+    sys.exit(_EXIT[-1])
+
+
+def _leave() -> None:
+    """End this process at once: to take PyTorch, Ray and Optuna down object by object takes Python over a second."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        # Closed, or its reader went away.
+        with suppress(OSError, ValueError):
+            stream.flush()
+    if _EXIT:
+        os._exit(_EXIT[-1])
 
 
 def run(arguments: Sequence[str] | None) -> int:

@@ -250,7 +250,8 @@ class RayPool:
         use_gpus = gpus > 0 and plan.device != "cpu"
         share = plan.gpus_per_worker if plan.gpus_per_worker is not None else 1.0
         self._gpus = share if use_gpus else 0.0
-        fitting = int(cpus / plan.cpus_per_worker)
+        # Workers that only wait for other processes hold nothing: how many there are is for the user to say.
+        fitting = int(cpus / plan.cpus_per_worker) if plan.cpus_per_worker else plan.workers or 1
         if self._gpus:
             fitting = min(fitting, int(gpus / self._gpus))
         # A cluster may grow while the sweep runs; this machine does not.

@@ -26,6 +26,8 @@ from swathe import schema
 from swathe.errors import BadInputError, bad_value
 from swathe.events import Config
 from swathe.folders import conf_folders, sweep_folders
+from swathe.objectives import Goal, goal_of
+from swathe.own_model import own_model
 from swathe.schema import (
     RECIPE_GROUPS,
     SCHEMA_SUFFIX,
@@ -50,14 +52,22 @@ _NOT_IDENTITY_OF_SWEEP = (
     "wall_time",
     "device_seconds",
     "target",
+    "patience",
+    "min_improvement",
     "retries",
     "max_failures",
     "trial_timeout",
     "ask_ahead",
     "storage",
+    "tags",
+    "note",
 )
 # Groups that make nothing of a trial where they are off: a sweep that was launched before there were any is the same.
 _OFF = {"augmentation": asdict(recipe.Augmentation()), "transfer": asdict(recipe.Transfer())}
+# Options of a sweep that it is the same without, where they are empty.
+_OFF_OF_SWEEP = ("enqueue", "warm_start", "warm_start_best")
+# Sections of a sweep whose keys are the user's own.
+_OPEN = ("sweep.tags.", "sweep.tags=", "sweep.constraints.", "sweep.constraints=")
 _ENDS = ("layers", "ends")
 _FILE_NODE = "swathe_file"
 _ROOT_NODE = "swathe_root"
@@ -87,7 +97,9 @@ class Composition:
         missing = [{group: option} for group, option in self.groups.items()]
         node = {"defaults": [f"root{SCHEMA_SUFFIX}", *missing, _FILE_NODE]}
         store.store(name=_ROOT_NODE, node=node, provider="swathe")
-        words = [*self.overrides, *(f"{group}={option}" for group, option in (choices or {}).items())]
+        # Hydra asks for a plus before a key that no file has, which every key of these is.
+        own = [f"++{word}" if word.startswith(_OPEN) else word for word in self.overrides]
+        words = [*own, *(f"{group}={option}" for group, option in (choices or {}).items())]
         with _hydra() as search_path, _refusals(self.source):
             config = compose(_ROOT_NODE, overrides=[search_path, *words])
             OmegaConf.resolve(config)
@@ -157,6 +169,11 @@ class ComposedSweep:
         return SweepOptions(**self.values["sweep"])
 
     @cached_property
+    def goal(self) -> Goal:
+        """The objectives and the constraints."""
+        return goal_of(self.values["sweep"])
+
+    @cached_property
     def cluster(self) -> ClusterOptions:
         return ClusterOptions(**self.values["cluster"])
 
@@ -201,6 +218,9 @@ class ComposedSweep:
             kept["data"] = {key: value for key, value in kept["data"].items() if key != "classes"}
         kept["diagnosis"] = {key: value for key, value in kept["diagnosis"].items() if (key, value) != _ENDS}
         kept["sweep"] = {key: value for key, value in kept["sweep"].items() if key not in _NOT_IDENTITY_OF_SWEEP}
+        if not kept["sweep"]["constraints"]:
+            del kept["sweep"]["constraints"]
+        kept["sweep"] = {key: value for key, value in kept["sweep"].items() if value or key not in _OFF_OF_SWEEP}
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -215,15 +235,19 @@ def compose_sweep(sweep: str, overrides: Sequence[str]) -> ComposedSweep:
     body = read_yaml(path, source)
     _check_search(source, body)
     parsed = parse_overrides(overrides)
-    body = _without_swapped(body, {override.key_or_group: override.value() for override in parsed})
+    given = {override.key_or_group: override.value() for override in parsed}
+    own = own_model(_with_inherited(body), given, given, _space_keys(body))
+    body = _without_swapped(body, {**given, **own.swaps})
     searched = {override.key_or_group: _value_text(override) for override in parsed if override.is_sweep_override()}
     plain = [override for override in parsed if not override.is_sweep_override()]
     fixed = {override.key_or_group: override.value() for override in plain}
-    words = tuple(str(override.input_line) for override in plain)
+    words = own.words(str(override.input_line) for override in plain)
+    body = own.body(body, {*_space_keys(body), *searched} - fixed.keys())
     named = _groups_named(body)
     function = _is_function(body, fixed)
-    defaults = SWEEP_GROUPS if function else {**RECIPE_GROUPS, **SWEEP_GROUPS}
-    missing = {group: option for group, option in defaults.items() if group not in named}
+    groups = {**SWEEP_GROUPS, "pruner": "none"} if _has_several(body, fixed) else SWEEP_GROUPS
+    defaults = groups if function else {**RECIPE_GROUPS, **groups}
+    missing = {group: option for group, option in {**defaults, **own.groups}.items() if group not in named}
     composition = Composition(source, body, missing, words)
     config = composition.compose()
     values = plain_values(config)
@@ -301,8 +325,9 @@ def _compose_run(body: Mapping[str, Any], overrides: Sequence[str], source: str)
     function = _is_function(body, fixed)
     named = _groups_named(body)
     defaults = {"cluster": "local", "sampler": "random", "pruner": "none"} | ({} if function else dict(RECIPE_GROUPS))
-    missing = {group: option for group, option in defaults.items() if group not in named}
-    composition = Composition(source, body, missing, tuple(overrides))
+    own = own_model(_with_inherited(body), fixed, fixed, ())
+    missing = {group: option for group, option in {**defaults, **own.groups}.items() if group not in named}
+    composition = Composition(source, body, missing, own.words(overrides))
     values = plain_values(composition.compose())
     schema.check(values)
     _check_sections(values, (*defaults, *schema.SECTIONS))
@@ -329,6 +354,9 @@ def plain_values(config: DictConfig) -> Config:
         values.pop("trainable", None)
         if not values.get("params"):
             values.pop("params", None)
+    if recipe.own_target(values.get("model")) is not None:
+        # A file of conf/ need not have it.
+        values["model"] = {"name": recipe.OWN, **values["model"]}
     return values
 
 
@@ -403,6 +431,13 @@ def _check_search(source: str, body: Mapping[str, Any]) -> None:
             raise bad_value(f"{source}: sweep.{name}", value, allowed)
 
 
+def _space_keys(body: Mapping[str, Any]) -> set[str]:
+    """Return the keys that a file searches, and those that it builds on."""
+    sections = (one.get("sweep") for one in _with_inherited(body))
+    spaces = (section.get("space") for section in sections if isinstance(section, Mapping))
+    return {str(key) for space in spaces if isinstance(space, Mapping) for key in space}
+
+
 def _groups_named(body: Mapping[str, Any]) -> set[str]:
     """Return the config groups that a file's defaults list names, and those of the sweeps that it builds on."""
     return {
@@ -443,6 +478,16 @@ def _is_function(body: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
     if "trainable" in fixed:
         return fixed["trainable"] is not None
     return any(one.get("trainable") is not None for one in _with_inherited(body))
+
+
+def _has_several(body: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
+    """Whether a sweep has several objectives, so that the pruner that it does not name is none."""
+    if "sweep.metric" in fixed:
+        return isinstance(fixed["sweep.metric"], list)
+    sections = (one.get("sweep") for one in _with_inherited(body))
+    named = [section["metric"] for section in sections if isinstance(section, Mapping) and "metric" in section]
+    # A file's own word comes before those of the sweeps that it builds on.
+    return bool(named) and isinstance(named[0], list)
 
 
 def _value_text(override: Override) -> str:

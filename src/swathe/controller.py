@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Protocol
@@ -44,7 +44,10 @@ from swathe.events import (
     WorkersStart,
 )
 from swathe.failures import CAUSE, Failures
+from swathe.objectives import Constraint, Front, Goal, Losses, Objective
 from swathe.pruners import Pruner
+from swathe.stagnation import STOPPED, Stagnation
+from swathe.stagnation import reason as stagnation_reason
 from swathe.training.diagnose import Action
 
 # Below this device time (seconds) a trial is so short that its worker holds the next ones already, because waiting
@@ -59,13 +62,18 @@ UNMEASURED_SLOTS = 16
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a sweep may use; whichever comes first ends it. Times in seconds, `epochs` in reports of all trials."""
+    """What a sweep may use; whichever comes first ends it. Times in seconds, `epochs` in reports of all trials.
+
+    `patience`: trials that end without a best that is better by more than `min_improvement`.
+    """
 
     trials: int
     epochs: int | None = None
     wall_time: float | None = None
     device_seconds: float | None = None
     target: float | None = None
+    patience: int | None = None
+    min_improvement: float = 0.0
 
 
 class PastTrial(Protocol):
@@ -83,6 +91,12 @@ class PastTrial(Protocol):
     def values(self) -> Mapping[int, float]: ...
     @property
     def attrs(self) -> Mapping[str, Value]: ...
+    @property
+    def objectives(self) -> tuple[float, ...]: ...
+    @property
+    def feasible(self) -> bool: ...
+    @property
+    def ended(self) -> float | None: ...
 
 
 @dataclass(slots=True)
@@ -96,6 +110,8 @@ class _Trial:
     decide_from: int | None = None
     seconds: float = 0.0
     worker: str | None = None
+    # Of what objectives and constraints name, the last value that was reported.
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -210,13 +226,14 @@ class _Worker:
 class Controller:
     """Decides what every worker does next; see `handle`.
 
-    `metric` is the reported value that the sweep optimises; `retries` bounds how often a trial whose worker was lost is
-    run again; a worker that has trials and says nothing for `trial_timeout` seconds is killed, as one of them hangs
-    (None: never); `max_failures` trials that fail with one and the same error stop the sweep, if none drawn later got
-    further, which is looked at whenever one more fails: a sweep that was stopped for it, and goes on, tries once more;
-    `ask_ahead` points are kept drawn in advance (None: one for each slot). `key` gives, from a trial's parameters, the
-    structural key whose trials one worker can train side by side, or "" for a trial that has a worker to itself.
-    `history` are the trials of earlier sessions of the same sweep.
+    `metric` is the reported value that the sweep optimises, `others` are further ones where there are several, and
+    `constraints` what a trial has to keep at its end to count as the best, or as one of the front; `retries` bounds how
+    often a trial whose worker was lost is run again; a worker that has trials and says nothing for `trial_timeout`
+    seconds is killed, as one of them hangs (None: never); `max_failures` trials that fail with one and the same error
+    stop the sweep, if none drawn later got further, which is looked at whenever one more fails: a sweep that was
+    stopped for it, and goes on, tries once more; `ask_ahead` points are kept drawn in advance (None: one for each
+    slot). `key` gives, from a trial's parameters, the structural key whose trials one worker can train side by side, or
+    "" for a trial that has a worker to itself. `history` are the trials of earlier sessions of the same sweep.
 
     How waiting trials and workers meet: a worker with room takes first from the queues of the keys that it runs, most
     run first; when those are empty, from the key with the most waiting trials for each worker on it. Of a key whose
@@ -239,9 +256,14 @@ class Controller:
         ask_ahead: int | None = None,
         key: Callable[[Mapping[str, Value]], str] = lambda params: ALONE,
         history: Iterable[PastTrial] = (),
+        others: Sequence[Objective] = (),
+        constraints: Sequence[Constraint] = (),
     ) -> None:
         self._metric = metric
         self._sign = 1.0 if direction is Direction.MINIMIZE else -1.0
+        self._goal = Goal((Objective(metric, direction), *others), tuple(constraints))
+        # Metrics that are remembered besides the first objective's value; none where that is all.
+        self._noted = () if self._goal.plain else tuple(sorted(self._goal.names))
         self._pruner = pruner
         self._budget = budget
         self._retries = retries
@@ -275,9 +297,17 @@ class Controller:
         self._device_seconds = 0.0
         self._ended_here = 0
         self.counts: Counter[TrialState] = Counter()
+        # The best trial that keeps the constraints: of several objectives, by the first one.
         self.best: tuple[int, float] | None = None
-        for past in history:
+        self._best: Losses = ()
+        # Where there are several, the trials that no other dominates.
+        self.front = Front()
+        self._stagnation = Stagnation(budget.min_improvement)
+        past_trials = list(history)
+        for past in past_trials:
             self._restore(past)
+        if budget.patience is not None:
+            self._stagnation.restore(past_trials, self._sign)
 
     # What the outside may see.
 
@@ -368,7 +398,7 @@ class Controller:
         if past.state.final:
             self.counts[past.state] += 1
             if past.state is TrialState.COMPLETE and past.value is not None:
-                self._improves(past.number, past.value)
+                self._improves(past.number, past.objectives or (past.value,), feasible=past.feasible)
                 self._failures.completed(past.number)
             if past.state is TrialState.FAILED and (cause := past.attrs.get(CAUSE)):
                 self._failures.failed(past.number, step, str(cause))
@@ -412,18 +442,21 @@ class Controller:
             if trial is None or report.trial not in worker.running:
                 continue  # Late: the trial was stopped, or runs elsewhere since its worker was thought lost.
             self._use(trial, report.seconds)
+            trial.metrics |= {name: report.metrics[name] for name in self._noted if name in report.metrics}
+            missing = next((name for name in self._goal.metrics if name not in report.metrics), None)
             value = report.metrics.get(self._metric)
             if trial.step is not None and report.step <= trial.step:
                 # A second attempt says again what the first had said; where that was its end, so it is now.
-                if value is not None and (fate := self._fate(trial, report, value)) is not None:
-                    after += self._leave(trial, *fate)
+                again = None if missing is not None or value is None else self._fate(trial, report, value)
+                if again is not None and value is not None:
+                    after += self._leave(trial, *again)
                     decisions.append(Decision(trial.number, report.step, stop=True))
-                    after += self._end_at_target(value)
+                    after += self._end_at_target(value, feasible=self._is_feasible(trial))
                 continue
-            if value is None:
+            if missing is not None or value is None:
                 known = ", ".join(sorted(report.metrics)) or "nothing"
-                reason = f"step {report.step} reports no {self._metric!r}; it reports: {known}"
-                after += self._leave(trial, TrialState.FAILED, reason, f"no report of {self._metric!r}")
+                reason = f"step {report.step} reports no {missing!r}; it reports: {known}"
+                after += self._leave(trial, TrialState.FAILED, reason, f"no report of {missing!r}")
                 decisions.append(Decision(trial.number, report.step, stop=True))
                 continue
             trial.step, trial.value = report.step, value
@@ -437,7 +470,7 @@ class Controller:
             elif trial.decide_from is not None and report.step >= trial.decide_from:
                 trial.decide_from = self._pruner.next_decision(trial.number, report.step)
                 decisions.append(Decision(trial.number, report.step, stop=False, decide_from=trial.decide_from))
-            after += self._end_at_target(value)
+            after += self._end_at_target(value, feasible=self._is_feasible(trial))
         if decisions:
             yield Decide(event.worker, tuple(decisions))
         if recorded:
@@ -455,9 +488,10 @@ class Controller:
 
     def _fate(self, trial: _Trial, report: Report, value: float) -> tuple[TrialState, str] | None:
         """Say how a trial ends at a report whatever others have reported; None where it goes on."""
-        if not math.isfinite(value):
-            return TrialState.PRUNED, f"diverged: {self._metric} is {value} at step {report.step}"
-        if self._reaches_target(value):
+        for name in self._goal.metrics:
+            if not math.isfinite(report.metrics[name]):
+                return TrialState.PRUNED, f"diverged: {name} is {report.metrics[name]} at step {report.step}"
+        if self._reaches_target(value, feasible=self._is_feasible(trial)):
             return TrialState.COMPLETE, f"reached the target at step {report.step}"
         if report.ends is Action.STOP:
             return self._worst(trial, report)
@@ -480,9 +514,14 @@ class Controller:
             reason = f"ended without a report of {self._metric!r}"
             yield from self._fail(trial, reason, cause=reason)
             return
-        better = self._improves(trial.number, trial.value)
+        if (unreported := self._goal.unreported(trial.metrics)) is not None:
+            reason = f"ended without a report of {unreported!r}, which sweep.constraints names"
+            yield from self._fail(trial, reason, cause=reason)
+            return
+        better = self._improves(trial.number, self._values(trial), feasible=self._is_feasible(trial))
         yield from self._tell(trial, TrialState.COMPLETE)
-        if better and event.model is not None:
+        # Of several objectives no one model is the best.
+        if better and event.model is not None and not self._goal.several:
             yield Keep(trial.number, event.model)
 
     def _failed(self, event: Failed) -> Iterator[Command]:
@@ -556,7 +595,7 @@ class Controller:
             yield from self._fail(trial, reason, cause=cause)
             return
         if state is TrialState.COMPLETE and trial.value is not None:
-            self._improves(trial.number, trial.value)
+            self._improves(trial.number, self._values(trial), feasible=self._is_feasible(trial))
         yield from self._tell(trial, state, reason)
 
     def _fail(self, trial: _Trial, reason: str, traceback: str = "", cause: str = "") -> Iterator[Command]:
@@ -589,7 +628,23 @@ class Controller:
         self._pruner.finish(trial.number, state)
         self.counts[state] += 1
         self._ended_here += 1
-        yield Tell(trial.number, state, trial.value, trial.step, reason, traceback, cause)
+        complete = state is TrialState.COMPLETE
+        known = state is not TrialState.FAILED and self._goal.unreported(trial.metrics) is None
+        yield Tell(
+            trial.number,
+            state,
+            trial.value,
+            trial.step,
+            reason,
+            traceback,
+            cause,
+            objectives=self._values(trial) if complete and self._goal.several else (),
+            constraints=self._goal.violations(trial.metrics) if known else {},
+            metrics=trial.metrics,
+        )
+        if self._ending is None:
+            self._stagnation.end(state, None if self.best is None else self._sign * self.best[1])
+            yield from self._end_if_stagnant()
 
     def _suspend(self, trial: _Trial) -> Iterator[Command]:
         del self._trials[trial.number]
@@ -600,10 +655,25 @@ class Controller:
         for number in sorted(number for queue in queues.values() for number in queue):
             yield from self._suspend(self._trials[number])
 
-    def _improves(self, number: int, value: float) -> bool:
-        if self.best is not None and self._sign * value >= self._sign * self.best[1]:
+    def _values(self, trial: _Trial) -> tuple[float, ...]:
+        """Return the objectives of a trial that is complete: of several, those of its last report."""
+        if self._goal.several:
+            return tuple(trial.metrics[name] for name in self._goal.metrics)
+        assert trial.value is not None
+        return (trial.value,)
+
+    def _is_feasible(self, trial: _Trial) -> bool:
+        return not self._goal.constraints or self._goal.feasible(trial.metrics)
+
+    def _improves(self, number: int, values: tuple[float, ...], *, feasible: bool) -> bool:
+        if not feasible:
             return False
-        self.best = (number, value)
+        losses = self._goal.losses(values)
+        if self._goal.several:
+            self.front.add(number, losses)
+        if self.best is not None and losses >= self._best:
+            return False
+        self.best, self._best = (number, values[0]), losses
         return True
 
     # Ending the sweep.
@@ -612,18 +682,24 @@ class Controller:
         trial.seconds += seconds
         self._device_seconds += seconds
 
-    def _reaches_target(self, value: float) -> bool:
+    def _reaches_target(self, value: float, *, feasible: bool) -> bool:
         target = self._budget.target
-        return target is not None and self._sign * value <= self._sign * target
+        return target is not None and feasible and self._sign * value <= self._sign * target
 
     def _end_what_is_over(self) -> Iterator[Command]:
         """End a sweep at once that earlier sessions have ended but for saying so."""
         if self.best is not None:
-            yield from self._end_at_target(self.best[1])
+            yield from self._end_at_target(self.best[1], feasible=True)
         yield from self._check_budget()
+        yield from self._end_if_stagnant()
 
-    def _end_at_target(self, value: float) -> Iterator[Command]:
-        if self._reaches_target(value):
+    def _end_if_stagnant(self) -> Iterator[Command]:
+        patience = self._budget.patience
+        if patience is not None and self._stagnation.since >= patience:
+            yield from self._end(stagnation_reason(patience, self._budget.min_improvement))
+
+    def _end_at_target(self, value: float, *, feasible: bool) -> Iterator[Command]:
+        if self._reaches_target(value, feasible=feasible):
             yield from self._end(f"the target of {self._budget.target:g} is reached")
 
     def _check_budget(self) -> Iterator[Command]:
@@ -648,7 +724,7 @@ class Controller:
                     worker.stop(trial.number)
                     yield from self._suspend(trial)
                 else:
-                    yield from self._leave(trial, TrialState.PRUNED, f"stopped at step {trial.step}: {reason}")
+                    yield from self._leave(trial, TrialState.PRUNED, f"{STOPPED} {trial.step}: {reason}")
 
     def _finish(self) -> Iterator[Command]:
         if self._trials or self._asked:

@@ -229,7 +229,9 @@ class Record:
 class Tell:
     """A trial is over: its final state, its objective and, if it did not complete, why.
 
-    `cause`: of a failure that counts as one of the code, what tells it from others, see `failures`.
+    `cause`: of a failure that counts as one of the code, what tells it from others, see `failures`. Of several
+    objectives `value` is the first, and `objectives` are all of a complete trial. `constraints`: by how much each is
+    violated, by metric; `metrics`: the last values of what objectives and constraints name, where there are such.
     """
 
     trial: int
@@ -239,6 +241,9 @@ class Tell:
     reason: str = ""
     traceback: str = field(default="", repr=False)
     cause: str = ""
+    objectives: tuple[float, ...] = ()
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

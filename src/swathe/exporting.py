@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swathe.errors import bad_value, writing
+from swathe.events import TrialState
 
 # A table of a server's trials takes no study.
 if TYPE_CHECKING:
     import pandas
 
     from swathe.home import Home
+    from swathe.objectives import Goal
     from swathe.study import PastTrial
 
 SUFFIXES = (".csv", ".parquet", ".json")
@@ -23,10 +25,15 @@ def trials(home: Home, sweep: str) -> pandas.DataFrame:
     """Return a row for each trial, by number.
 
     Columns: trial, state, value (the objective of a trial that has one), ended (UTC), worker, reason, diagnosis, then
-    the parameters as `params.NAME`, empty where a trial has none of it, and the last metrics as `metrics.NAME`. Raises
-    `BadInputError` where there is no such sweep.
+    the parameters as `params.NAME`, empty where a trial has none of it, and the last metrics as `metrics.NAME`. Of
+    several objectives `value` is the first; then there are `objectives.NAME` for each and `on_front`, and with
+    constraints `feasible`. Raises `BadInputError` where there is no such sweep.
     """
-    return table([_row(past) for past in _history(home, sweep)])
+    from swathe.analysis import front_of
+
+    goal, history = home.existing(sweep)[1].goal, _history(home, sweep)
+    on_front = {past.number for past in front_of(history, goal)}
+    return table([_row(past, goal, on_front) for past in history])
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
@@ -79,7 +86,7 @@ def _history(home: Home, sweep: str) -> list[PastTrial]:
         study.close()
 
 
-def _row(past: PastTrial) -> dict[str, Any]:
+def _row(past: PastTrial, goal: Goal, on_front: Collection[int]) -> dict[str, Any]:
     metrics: Mapping[str, float] = json.loads(str(past.attrs.get("metrics", "{}")))
     facts = {
         "trial": past.number,
@@ -89,8 +96,21 @@ def _row(past: PastTrial) -> dict[str, Any]:
         "worker": past.attrs.get("worker"),
         "reason": past.attrs.get("reason"),
         "diagnosis": past.attrs.get("diagnosis"),
+        **goal_columns(goal, past, on_front),
     }
     return row(facts, past.params, metrics)
+
+
+def goal_columns(goal: Goal, past: PastTrial, on_front: Collection[int]) -> dict[str, Any]:
+    """Return the columns that there are only with several objectives, or with constraints."""
+    columns: dict[str, Any] = {}
+    if goal.several:
+        values = past.objectives or (None,) * len(goal.metrics)
+        columns = {f"objectives.{name}": value for name, value in zip(goal.metrics, values, strict=True)}
+        columns["on_front"] = past.number in on_front
+    if goal.constraints:
+        columns["feasible"] = past.feasible if past.state is TrialState.COMPLETE else None
+    return columns
 
 
 def row(facts: Mapping[str, Any], params: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +124,8 @@ def row(facts: Mapping[str, Any], params: Mapping[str, Any], metrics: Mapping[st
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the columns of all rows: what every trial has, then parameters, then metrics."""
+    """Return the columns of all rows: what every trial has, then objectives, parameters and metrics."""
     always = ["trial", "state", "value", "ended", "worker", "reason", "diagnosis"]
+    kinds = ("objectives.", "on_front", "feasible", "params.", "metrics.")
     named = {name: None for row in rows for name in row}
-    return [*always, *(name for kind in ("params.", "metrics.") for name in named if name.startswith(kind))]
+    return [*always, *(name for kind in kinds for name in named if name.startswith(kind))]

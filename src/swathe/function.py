@@ -6,7 +6,8 @@ import numbers
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, SupportsFloat
 
@@ -19,11 +20,16 @@ class TrialStopped(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class TrialInfo:
-    """The trial that runs in this process: its number, its seed and its whole config."""
+    """The trial that runs in this process: its number, its seed and its whole config.
+
+    `rank`: which of the trial's `world_size` processes this one is, see `swathe.integrations.ray_train`.
+    """
 
     number: int
     seed: int
     config: Mapping[str, Any]
+    rank: int = 0
+    world_size: int = 1
 
 
 class Session(Protocol):
@@ -37,6 +43,7 @@ class Session(Protocol):
 
     def report(self, step: int, metrics: Mapping[str, float]) -> bool: ...
     def checkpoint(self, state: Any) -> bool: ...
+    def checkpoint_due(self) -> bool: ...
     def restore(self) -> Any: ...
 
 
@@ -45,6 +52,7 @@ _session: Session | None = None
 _last_step: int | None = None
 _last_values: Mapping[str, float] = {}
 _stopped = False
+_muted = False
 # A process that is forked from the trial's has a copy of everything here, which nobody listens to.
 _process = os.getpid()
 # Threads that were there before the trial, and those that began in one which is over: what these still report is not of
@@ -88,7 +96,7 @@ def report(values: Mapping[str, Any] | SupportsFloat | None = None, /, step: int
     """
     global _last_step, _last_values, _stopped
     _refuse_strangers("swathe.report")
-    if _session is None:
+    if _session is None or _muted:
         return False
     if _stopped:
         raise TrialStopped
@@ -105,6 +113,17 @@ def report(values: Mapping[str, Any] | SupportsFloat | None = None, /, step: int
     _last_step, _last_values = int(step), numbers_by_name
     _stopped = _session.report(_last_step, numbers_by_name)
     return _stopped
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Let `report` do nothing meanwhile, as outside of a sweep: whoever calls a function so reports in its place."""
+    global _muted
+    _muted = True
+    try:
+        yield
+    finally:
+        _muted = False
 
 
 def last_report() -> tuple[int | None, float | None]:
@@ -132,6 +151,17 @@ def checkpoint(state: Any) -> bool:
     return False if _session is None else _session.checkpoint(state)
 
 
+def checkpoint_due() -> bool:
+    """Whether a `checkpoint` now would be kept; for libraries that must be told to save before they do."""
+    _refuse_strangers("swathe.checkpoint")
+    return _session is not None and _session.checkpoint_due()
+
+
+def objective() -> str | None:
+    """Return the name of the sweep's metric, None outside of a sweep."""
+    return None if _session is None else _session.metric
+
+
 def restore() -> Any:
     """Return the state of the trial's last `checkpoint`, or None where it begins: reports then count on from there."""
     return None if _session is None else _session.restore()
@@ -152,7 +182,8 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, (str, bytes)) or not isinstance(value, SupportsFloat):
         raise _no_number(name, value)
     try:
-        return float(value)
+        # PyTorch warns of a number that is taken from a tensor with a gradient.
+        return float(value.detach() if hasattr(value, "detach") else value)
     except Exception as error:  # Whatever an object's own `__float__` does.
         raise _no_number(name, value) from error
 

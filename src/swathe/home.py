@@ -10,17 +10,19 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
 
 from swathe.errors import BadInputError, bad_value
-from swathe.events import Direction
+from swathe.objectives import Goal, goal_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # How a driver writes since when it runs, in local time.
 SINCE = "%Y-%m-%d %H:%M:%S"
 _ENDING = {"reason": str, "failed": bool, "interrupted": bool}
+# Keys that a card of an earlier version lacks.
+_ADDED = frozenset({"metrics", "directions", "constraints"})
 
 
 def plain_name(text: str) -> str:
@@ -30,7 +32,10 @@ def plain_name(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SweepCard:
-    """What identifies a sweep on disk; its trials are in the study and in MLflow, not here."""
+    """What identifies a sweep on disk; its trials are in the study and in MLflow, not here.
+
+    `metric` and `direction` are those of the first objective; `metrics` and `directions` of all of several, else empty.
+    """
 
     name: str
     identity: str
@@ -42,6 +47,16 @@ class SweepCard:
     trials: int
     command: str
     created: float
+    metrics: tuple[str, ...] = ()
+    directions: tuple[str, ...] = ()
+    constraints: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def goal(self) -> Goal:
+        """The objectives and the constraints."""
+        several = {"metric": self.metrics, "direction": self.directions}
+        one = {"metric": self.metric, "direction": self.direction}
+        return goal_of({**(several if self.metrics else one), "constraints": self.constraints})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +114,8 @@ class SweepFolder:
                 f"{self.card_file} holds no sweep that this version of Swathe can read; allowed: what `swathe launch` "
                 "writes there, so launch that sweep under another sweep.name, or remove its folder."
             )
-        return SweepCard(**values)
+        lists = {key: tuple(values[key]) for key in ("metrics", "directions") if key in values}
+        return SweepCard(**{**values, **lists})
 
     def write_card(self, card: SweepCard) -> None:
         write_aside(self.card_file, json.dumps(asdict(card), indent=2).encode(), mode=0o600)
@@ -175,16 +191,30 @@ class SweepFolder:
 
 def _is_card(values: object) -> bool:
     """Whether these are a card's keys with values of its types; a number of seconds may be written without a point."""
-    if not isinstance(values, dict) or values.keys() != {item.name for item in fields(SweepCard)}:
+    known = {item.name for item in fields(SweepCard)}
+    if not isinstance(values, dict) or not known - _ADDED <= values.keys() <= known:
         return False
     text = (values[key] for key in ("name", "identity", "tracking_uri", "experiment", "metric", "command"))
     return (
         all(isinstance(value, str) for value in text)
         and (values["storage"] is None or isinstance(values["storage"], str))
-        and values["direction"] in [direction.value for direction in Direction]
         and type(values["trials"]) is int
         and type(values["created"]) in (int, float)
+        and _has_goal(values)
     )
+
+
+def _has_goal(values: Mapping[str, Any]) -> bool:
+    """Whether a card's objectives and constraints can be read."""
+    try:
+        goal_of(values)
+        metrics, directions = values.get("metrics", []), values.get("directions", [])
+        if [metrics, directions] != [[], []]:
+            goal_of({"metric": metrics, "direction": directions})
+            return isinstance(metrics, list)
+    except BadInputError:
+        return False
+    return True
 
 
 def describe_driver(driver: Mapping[str, Any] | None) -> str:

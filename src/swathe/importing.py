@@ -102,7 +102,7 @@ def from_wandb(body: Mapping[str, Any], source: str) -> Imported:
     for path, description in _wandb_leaves(parameters, (), source):
         key = ".".join(path)
         value, text = _wandb_parameter(f"{source}: parameters.{key}", description)
-        _put(params, path, value)
+        put(params, path, value)
         if text is not None:
             space[key] = text
     sweep: dict[str, Any] = {}
@@ -213,7 +213,7 @@ def from_ray_tune(space: Mapping[str, Any]) -> Imported:
     for path, value in _tune_leaves(space, ()):
         key = ".".join(path)
         example, text = _tune_domain(key, value)
-        _put(params, path, example)
+        put(params, path, example)
         if text is not None:
             searches[key] = text
         if isinstance(value, Mapping):
@@ -312,7 +312,8 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _put(params: dict[str, Any], path: Sequence[str], value: Any) -> None:
+def put(params: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set a value under the names of a path, in mappings that are made where they are missing."""
     for name in path[:-1]:
         params = params.setdefault(name, {})
     params[path[-1]] = value

@@ -33,6 +33,7 @@ from swathe.training.diagnose import Action, Facts
 from swathe.training.diagnose_facts import dataset_facts
 from swathe.training.lane_plan import BLOCKS, LanePlan
 from swathe.training.lanes import LaneBlock, LaneReport
+from swathe.training.own_source import source_of, source_tags
 from swathe.training.progress import SoloState
 from swathe.training.recipe import Recipe, recipe_from_config
 from swathe.training.structure import structural_key
@@ -150,6 +151,10 @@ class _Alone:
     @property
     def steps(self) -> int:
         return self._solo.steps
+
+    @property
+    def size(self) -> int:
+        return self._solo.size
 
     @property
     def free(self) -> int:
@@ -282,7 +287,8 @@ class LaneEngine:
     def _bits(self, recipe: Recipe) -> dict[str, str]:
         """Return what the bits of a trial depend on besides its program, which is solo, eager or compiled."""
         device = {key: self._geometry[key] for key in ("device", "device_name", "threads", "torch", "python")}
-        return {**device, "swathe": __version__, "recipe": digest({"recipe": repr(recipe)})}
+        source = source_of(recipe) or ""
+        return {**device, "swathe": __version__, "recipe": digest({"recipe": repr(recipe), "source": source})}
 
     def _place(self) -> None:
         """Put the trials that wait into blocks, as far as there is room."""
@@ -374,6 +380,7 @@ class LaneEngine:
             "swathe.dataset": lanes.dataset.name,
             "swathe.dataset_digest": lanes.dataset.digest,
             "swathe.geometry": json.dumps(geometry),
+            **source_tags(recipe, lanes.dataset),
         }
         block = _Block(trial.key, program, slots, lanes, recipe, facts, made)
         self._blocks.append(block)
@@ -436,7 +443,8 @@ class LaneEngine:
             if stopped and not self._channel.suspended(trial.number):
                 self._leave(block, trial)
                 continue
-            judged = trial.diagnosis.judge(Report(report.tag, report.epoch, report.metrics, report.seconds, now))
+            metrics = self._setup.reported(report.metrics, block.lanes.size)
+            judged = trial.diagnosis.judge(Report(report.tag, report.epoch, metrics, report.seconds, now))
             over = report.finished or judged.ends is not None
             if not over:
                 trial.history.add(judged)
@@ -446,8 +454,8 @@ class LaneEngine:
             sent.append(judged)
             urgent = trial.pace.note(report.epoch) or urgent
             # The sweep ends with a report that reaches the target, and its winner's model is the one that made it.
-            reached = reaches_target(self._setup, report.metrics)
-            trial.metrics = report.metrics
+            reached = reaches_target(self._setup, metrics)
+            trial.metrics = metrics
             if judged.ends is Action.STOP and not reached:
                 self._leave(block, trial, over=True)
             elif over or reached:

@@ -21,7 +21,7 @@ from swathe.standalone import Settings, leaves
 from swathe.training import lr_finder
 from swathe.training.data import load
 from swathe.training.lr_range import Finding, RangeTest
-from swathe.training.recipe import GAN, Recipe, recipe_from_config
+from swathe.training.recipe import GAN, Own, Recipe, recipe_from_config
 from swathe.worker import WorkerSetup, geometry, prepare
 
 # Fewer steps say nothing of a rate.
@@ -133,7 +133,7 @@ def run(config: Config, settings: Settings, home: Home, options: Options, plot: 
     if not math.isfinite(test.untrained):
         raise SwatheError("The loss of the untrained network is not finite: look at the data's values and the model.")
     finding = lr_finder.find(test)
-    file = plot or home.data / "lr-find" / f"{recipe.model.name}-{recipe.data.name}-{recipe.optim.name}.html"
+    file = plot or home.data / "lr-find" / f"{_model(recipe)}-{recipe.data.name}-{recipe.optim.name}.html"
     _write(file, page(test, finding, _title(recipe)))
     run_id = _record(config, recipe, settings, home, setup, test, finding, seconds)
     return Result(config, test, finding, options.steps, note, seconds, _relative(file), run_id)
@@ -153,7 +153,11 @@ def measure(recipe: Recipe, options: Options, device: str, cache: Path) -> tuple
 
 
 def _title(recipe: Recipe) -> str:
-    return f"{recipe.model.name} on {recipe.data.name} with {recipe.optim.name}"
+    return f"{_model(recipe)} on {recipe.data.name} with {recipe.optim.name}"
+
+
+def _model(recipe: Recipe) -> str:
+    return recipe.model.target.rpartition(".")[2] if isinstance(recipe.model, Own) else recipe.model.name
 
 
 def _write(file: Path, text: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from mlflow.models import Model
 from swathe.errors import bad_value
 from swathe.mlflow_runs import join_tags
 from swathe.tracking import shown
+from swathe.training.own_source import SIZES, copy_source, installed
+from swathe.training.recipe import own_target
 
 ALIAS = "champion"
 # Files of weights in a model that says nothing of where they are.
@@ -65,8 +69,16 @@ def log_champion(
     mlflow.set_registry_uri(client.tracking_uri)
     # Where the run is: in another experiment, MLflow does not find the model by runs:/.
     mlflow.set_experiment(experiment_id=run.info.experiment_id)
-    config = json.loads(join_tags(client.get_run(trial_run).data.tags)["swathe.config"])
-    with tempfile.TemporaryDirectory() as folder:
+    tags = join_tags(client.get_run(trial_run).data.tags)
+    config = json.loads(tags["swathe.config"])
+    requirements = [f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")]
+    with _versions_taken_as_given(), tempfile.TemporaryDirectory() as folder:
+        own, code = own_target(config.get("model")), []
+        if own is not None:
+            config["model_sizes"] = json.loads(tags[SIZES])
+            (Path(folder) / "code").mkdir()
+            code = copy_source(own, Path(folder) / "code")
+            requirements += [] if code or (package := installed(own)) is None else [package]
         config_file = Path(folder) / "config.json"
         config_file.write_text(json.dumps(config, indent=2))
         logged = Model.log(
@@ -78,10 +90,28 @@ def log_champion(
             python_model=str(Path(__file__).with_name("champion.py")),
             artifacts={"weights": str(model_file), "config": str(config_file)},
             # Given, so that MLflow does not start a process that loads the model to find them out.
-            pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")],
+            pip_requirements=requirements,
+            # A network of the user's own is made of the user's code.
+            code_paths=code or None,
             metadata={"swathe.trial": trial, "swathe.trial_run": trial_run},
         )
     number = str(logged.registered_model_version)
     client.set_registered_model_alias(registered_name, ALIAS, number)
     client.set_model_version_tag(registered_name, number, "swathe.trial", str(trial))
     client.set_tag(parent, "swathe.champion", mark)
+
+
+@contextmanager
+def _versions_taken_as_given() -> Iterator[None]:
+    """Keep MLflow from reading the list of files of every installed package, which takes it a second or more.
+
+    It looks there for the versions that are installed, to warn of others that a model asks for; ours are those.
+    """
+    from mlflow.utils import requirements_utils
+
+    before = requirements_utils._MODULES_TO_PACKAGES
+    requirements_utils._MODULES_TO_PACKAGES = before or {}  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        requirements_utils._MODULES_TO_PACKAGES = before

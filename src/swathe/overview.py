@@ -23,7 +23,8 @@ class Progress:
 
     `lanes`: live ones and all, None where trials are no lanes. `diagnosis`: how many trials that are over have each
     symptom; `latest`: the last few of them, the last one first. Of this session, `begun` trials were over before it,
-    and `cost` is what its devices cost, "" where no price is known.
+    and `cost` is what its devices cost, "" where no price is known. Of several objectives `best` is by the first one,
+    and `front` how many trials no other dominates; 0 where there is one.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Progress:
     begun: int = 0
     device_seconds: float = 0.0
     cost: str = ""
+    front: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,24 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class FrontTrial:
+    """A trial that no other dominates, with the value of each objective."""
+
+    trial: int
+    values: Sequence[float]
+    params: Mapping[str, Value]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"trial": self.trial, "values": list(self.values), "params": dict(self.params)}
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """A sweep at a glance; `failures` are reasons with how many trials failed for them, most first.
+
+    `metrics` and `directions` are all objectives, the first of which `metric`, `direction` and `best` are about; of
+    several, `front` are the trials that no other dominates, the best in the first objective first. `constraints`: the
+    bound of each metric that has one; `feasible`: how many complete trials keep them all, None where there are none.
 
     `lanes` is how full its lanes were at last and as means, as far as MLflow has it; empty where trials are no lanes.
     `diagnosis` is how many trials that are over have each symptom, most first; `latest` are the last few trials that
@@ -118,6 +136,16 @@ class Overview:
     diagnosis: Mapping[str, int] = field(default_factory=dict)
     latest: Sequence[tuple[int, Sequence[str]]] = ()
     session: Session | None = None
+    metrics: Sequence[str] = ()
+    directions: Sequence[str] = ()
+    constraints: Mapping[str, str] = field(default_factory=dict)
+    front: Sequence[FrontTrial] = ()
+    feasible: int | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether it has more than one objective."""
+        return len(self.metrics) > 1
 
     @property
     def over(self) -> int:
@@ -155,6 +183,7 @@ class Overview:
             begun=self.over if said is None else said.begun,
             device_seconds=0.0 if said is None else said.device_seconds,
             cost="" if said is None else said.cost,
+            front=len(self.front),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -173,6 +202,11 @@ class Overview:
             "diagnosis": dict(self.diagnosis),
             "latest": [{"trial": number, "diagnosis": list(symptoms)} for number, symptoms in self.latest],
             "session": None if self.session is None else self.session.as_dict(),
+            "metrics": list(self.metrics),
+            "directions": list(self.directions),
+            "constraints": dict(self.constraints),
+            "front": [one.as_dict() for one in self.front],
+            "feasible": self.feasible,
         }
 
     @classmethod
@@ -194,12 +228,21 @@ class Overview:
             diagnosis=plain.get("diagnosis", {}),
             latest=[(one["trial"], one["diagnosis"]) for one in plain.get("latest", ())],
             session=Session.from_dict(plain.get("session")),
+            metrics=plain.get("metrics", ()),
+            directions=plain.get("directions", ()),
+            constraints=plain.get("constraints", {}),
+            front=[FrontTrial(one["trial"], one["values"], one["params"]) for one in plain.get("front", ())],
+            feasible=plain.get("feasible"),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One trial in a comparison; `diagnosis` are its symptoms."""
+    """One trial in a comparison; `diagnosis` are its symptoms.
+
+    `front`: whether no other trial dominates it, where there are several objectives; `feasible`: whether it keeps the
+    constraints.
+    """
 
     trial: int
     run_id: str
@@ -207,6 +250,8 @@ class Row:
     metrics: Mapping[str, float]
     params: Mapping[str, Value]
     diagnosis: tuple[str, ...] = ()
+    front: bool = False
+    feasible: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -216,18 +261,24 @@ class Row:
             "diagnosis": list(self.diagnosis),
             "metrics": dict(self.metrics),
             "params": dict(self.params),
+            "front": self.front,
+            "feasible": self.feasible,
         }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Row:
         """Read what `as_dict` returns; metrics that were no finite numbers are NaN again."""
         metrics = {name: float("nan") if value is None else value for name, value in plain["metrics"].items()}
-        return cls(plain["trial"], plain["run_id"], plain["state"], metrics, plain["params"], tuple(plain["diagnosis"]))
+        facts = plain["trial"], plain["run_id"], plain["state"], metrics, plain["params"], tuple(plain["diagnosis"])
+        return cls(*facts, front=plain.get("front", False), feasible=plain.get("feasible", True))
 
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The best trial with everything that training it again takes."""
+    """The best trial, or one of the best, with everything that training it again takes.
+
+    `others`: the values of further objectives by name.
+    """
 
     sweep: str
     trial: int
@@ -236,14 +287,21 @@ class Best:
     run_id: str
     config: Config
     geometry: Mapping[str, Any]
+    others: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Each objective's value by name."""
+        return {self.metric: self.value, **self.others}
 
     def as_dict(self) -> dict[str, Any]:
-        origin = {"sweep": self.sweep, "trial": self.trial, "run_id": self.run_id, self.metric: self.value}
+        origin = {"sweep": self.sweep, "trial": self.trial, "run_id": self.run_id, **self.values}
         return {**self.config, "origin": origin, "geometry": dict(self.geometry)}
 
     def as_yaml(self) -> str:
+        values = ", ".join(f"{name} {value!r}" for name, value in self.values.items())
         head = (
-            f"# Trial {self.trial} of sweep {self.sweep}: {self.metric} {self.value!r}\n"
+            f"# Trial {self.trial} of sweep {self.sweep}: {values}\n"
             "# Train it again with: swathe train --from FILE\n"
         )
         return head + str(yaml.safe_dump(self.as_dict(), sort_keys=False))

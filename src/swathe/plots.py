@@ -16,21 +16,28 @@ from optuna.visualization import (
     plot_intermediate_values,
     plot_optimization_history,
     plot_parallel_coordinate,
+    plot_pareto_front,
     plot_slice,
 )
 from plotly import graph_objects
+
+from swathe.single_objective import by_first
 
 # More trials than that are a grey surface in a plot and take seconds to draw: history and slices show the newest,
 # parallel coordinates and learning curves the best.
 SHOWN_POINTS = 2000
 SHOWN_LINES = 200
+# Objectives of a front that can be drawn.
+MOST_DRAWN = 3
 
 
-def page(study: optuna.Study, metric: str) -> str:
+def page(study: optuna.Study, metric: str, others: Sequence[str] = ()) -> str:
     """Return history, importance, parallel coordinates, slices and intermediate values of `study`, as one page.
 
-    plotly.js is in it once, so that it opens in MLflow's viewer without a network.
+    With `others`, further objectives, these are about the first one, and the front comes first. plotly.js is in it
+    once, so that it opens in MLflow's viewer without a network.
     """
+    whole, study = study, by_first(study)
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     recent = _study(study, trials[-SHOWN_POINTS:])
     best = _study(study, _best(trials, study.direction)[:SHOWN_LINES])
@@ -41,6 +48,8 @@ def page(study: optuna.Study, metric: str) -> str:
         ("Slices", lambda: plot_slice(recent, target_name=metric)),
         ("Intermediate values", lambda: plot_intermediate_values(best)),
     ]
+    if 1 <= len(others) <= MOST_DRAWN - 1:
+        plots.insert(0, ("Pareto front", lambda: plot_pareto_front(whole, target_names=[metric, *others])))
     return f"<!doctype html><meta charset='utf-8'><title>{html.escape(study.study_name)}</title>\n" + "".join(
         _sections(plots)
     )
@@ -78,19 +87,20 @@ def _study(study: optuna.Study, trials: Sequence[FrozenTrial]) -> optuna.Study:
     return part
 
 
-def table(study: optuna.Study, metric: str) -> tuple[list[str], list[list[Any]]]:
-    """Return header and rows of all trials: number, state, objective, seconds, parameters and attributes."""
+def table(study: optuna.Study, metric: str, others: Sequence[str] = ()) -> tuple[list[str], list[list[Any]]]:
+    """Return header and rows of all trials: number, state, objectives, seconds, parameters and attributes."""
     trials = study.get_trials(deepcopy=False)
     params = sorted({key for trial in trials for key in trial.params})
     attrs = sorted({key for trial in trials for key in trial.user_attrs})
-    header = ["trial", "state", metric, "steps", "seconds", *params, *attrs]
-    return header, [_row(trial, params, attrs) for trial in trials]
+    header = ["trial", "state", metric, *others, "steps", "seconds", *params, *attrs]
+    return header, [_row(trial, 1 + len(others), params, attrs) for trial in trials]
 
 
-def _row(trial: FrozenTrial, params: Sequence[str], attrs: Sequence[str]) -> list[Any]:
-    value = trial.value if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None
+def _row(trial: FrozenTrial, objectives: int, params: Sequence[str], attrs: Sequence[str]) -> list[Any]:
+    known = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.values is not None
+    values = trial.values if known else [None] * objectives
     seconds = None if trial.duration is None else round(trial.duration.total_seconds(), 3)
-    facts = [trial.number, trial.state.name.lower(), value, len(trial.intermediate_values), seconds]
+    facts = [trial.number, trial.state.name.lower(), *values, len(trial.intermediate_values), seconds]
     return [*facts, *(trial.params.get(key) for key in params), *(trial.user_attrs.get(key) for key in attrs)]
 
 

@@ -17,14 +17,15 @@ from swathe import pruners
 from swathe.cluster import ClusterPlan, check_address, inline_device
 from swathe.diagnosis import thresholds_of
 from swathe.errors import BadInputError
-from swathe.events import Direction, Value
+from swathe.events import Value
 from swathe.home import Home
 from swathe.preflight_task import PreflightTask, code_digest, make, probe
 from swathe.runtime import Plan, structural_parameters, trial_config
 from swathe.space import Space, ends
 from swathe.study import check_sampler, check_storage
 from swathe.tracking import check_uri
-from swathe.training.recipe import Recipe, recipe_from_config
+from swathe.training.own_source import source_of
+from swathe.training.recipe import Recipe, own_target, recipe_from_config
 from swathe.training.verdict import Check, Outcome, Verdict
 from swathe.weights import with_weights
 from swathe.worker import add_import_paths, load_function, set_threads
@@ -43,13 +44,15 @@ def check(plan: Plan, cache: Path) -> None:
         add_import_paths((os.getcwd(),))
         load_function(trainable)
         return
-    from swathe.training import data, wording
+    from swathe.training import data, own_source, wording
 
     add_import_paths((os.getcwd(),))
     for config in _configs_by_dataset(plan):
         recipe = recipe_from_config(config)
         data.ensure(recipe.data, cache)
         wording.ensure(recipe, cache)
+    for recipe in _structures(plan)[0].values() if _has_own(plan) else ():
+        own_source.check_call(recipe)
 
 
 def made_ready(plan: Plan, home: Home) -> Plan:
@@ -62,8 +65,14 @@ def made_ready(plan: Plan, home: Home) -> Plan:
 def check_options(plan: Plan) -> None:
     """Refuse options that need nothing but a look: `swathe config` stops here."""
     check_uri(plan.card.tracking_uri)
-    pruners.build(plan.composed.pruner, Direction(plan.composed.sweep.direction), plan.card.name)
-    check_sampler(plan.composed.sampler, plan.space)
+    pruners.build(plan.composed.pruner, plan.composed.goal.first.direction, plan.card.name)
+    check_sampler(plan.composed.sampler, plan.space, pruners.rungs(plan.composed.pruner))
+
+
+def _has_own(plan: Plan) -> bool:
+    """Whether a trial may have a network of the user's own."""
+    under = (variant for options in plan.space.variants.values() for variant in options.values())
+    return any(own_target(one.get("model")) is not None for one in (plan.composed.values, *under))
 
 
 def _configs_by_dataset(plan: Plan) -> list[dict[str, Any]]:
@@ -104,9 +113,22 @@ def task_of(plan: Plan, home: Home) -> PreflightTask | None:
 
 def _task(plan: Plan, home: Home) -> PreflightTask:
     from swathe.training import data
-    from swathe.training.structure import structural_key
 
     options, thresholds = plan.composed.preflight, thresholds_of(plan.composed.values["diagnosis"])
+    found, whole = _structures(plan)
+    probes = [probe(one, thresholds) for one in _spread(list(found.values()), options.structures)]
+    choices = _counted(len(found), whole=whole)
+    states = {json.dumps(asdict(one.data)): data.state(one.data, home.data) for one in probes}
+    facts = [code_digest(), version("torch"), choices, asdict(thresholds), states, [asdict(one) for one in probes]]
+    facts += [source for one in probes if (source := source_of(one))]
+    key = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:32]
+    return PreflightTask(key, str(home.path), tuple(probes), choices, thresholds, options.seconds)
+
+
+def _structures(plan: Plan) -> tuple[dict[str, Recipe], bool]:
+    """Return a recipe for each structure of the space, by its key, and whether those are all that there are."""
+    from swathe.training.structure import structural_key
+
     found: dict[str, Recipe] = {}
     points, whole = _points(plan.space)
     for params in points:
@@ -114,13 +136,8 @@ def _task(plan: Plan, home: Home) -> PreflightTask:
             recipe = recipe_from_config(trial_config(plan.composer, params, 0))
         except BadInputError:
             continue  # Allowed, but not together: the trials that draw it are refused, and say why.
-        found.setdefault(structural_key(recipe), probe(recipe, thresholds))
-    probes = _spread(list(found.values()), options.structures)
-    choices = _counted(len(found), whole=whole)
-    states = {json.dumps(asdict(one.data)): data.state(one.data, home.data) for one in probes}
-    facts = [code_digest(), version("torch"), choices, asdict(thresholds), states, [asdict(one) for one in probes]]
-    key = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:32]
-    return PreflightTask(key, str(home.path), tuple(probes), choices, thresholds, options.seconds)
+        found.setdefault(structural_key(recipe), recipe)
+    return found, whole
 
 
 def try_now(plan: Plan, home: Home) -> Verdict:

@@ -62,6 +62,23 @@ class _Rule:
         """Forget a trial that is over; `completed` when it neither failed nor was pruned."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rungs:
+    """The steps at which a pruner compares trials: `first`, and each times `factor` the next."""
+
+    first: int
+    factor: int
+
+    def below(self, last: int) -> list[int]:
+        """Return the steps up to `last`, the highest first."""
+        steps = []
+        step = self.first
+        while step <= last:
+            steps.append(step)
+            step *= self.factor
+        return steps[::-1]
+
+
 class Pruner:
     """Decides for one study; see `build`. Reports of a trial must come with increasing steps."""
 
@@ -137,6 +154,16 @@ def build(options: Mapping[str, Any], direction: Direction, study_name: str) -> 
     `study_name` decides, with a trial's number, about its bracket in hyperband. Raises `BadInputError`.
     """
     return Pruner(_build_rule("pruner", options, direction, study_name), direction)
+
+
+def rungs(options: Mapping[str, Any]) -> Rungs | None:
+    """Return the steps at which a pruner compares trials, where its options, which are checked, say them at once."""
+    least = options.get("min_resource", 1 if options.get("name") == "hyperband" else _AUTO)
+    if options.get("name") not in ("asha", "hyperband") or least == _AUTO:
+        return None
+    default = 3 if options["name"] == "hyperband" else 4
+    factor = int(options.get("reduction_factor", default))
+    return Rungs(int(least) * factor ** int(options.get("min_early_stopping_rate", 0)), factor)
 
 
 def _build_rule(key: str, given: Mapping[str, Any], direction: Direction, study_name: str) -> _Rule:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -39,13 +39,20 @@ class Result:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The best complete trial: {trial, value, params}; None where there is none."""
+        """The best complete trial: {trial, value, params}, of several objectives by the first; None without one."""
         from swathe import analysis
 
         found, _ = analysis.leaders(self.home, self.name, top=0)
         if found.best is None:
             return None
         return {"trial": found.best[0], "value": found.best[1], "params": dict(found.best_params)}
+
+    @property
+    def front(self) -> list[dict[str, Any]]:
+        """Of several objectives, the trials that no other dominates: {trial, values, params} each; else empty."""
+        from swathe import analysis
+
+        return [one.as_dict() for one in analysis.leaders(self.home, self.name, top=0)[0].front]
 
     @property
     def trials(self) -> pandas.DataFrame:
@@ -61,6 +68,11 @@ class Result:
 
         return exporting.curves(self.home, self.name)
 
+    def _repr_html_(self) -> str:
+        from swathe.notebook import result_cell
+
+        return result_cell(self.name, self.reason, self.seconds, self.best)
+
 
 class Sweep:
     """A sweep that `run` runs, or goes on with: of a recipe, as `swathe launch` does, or of a function of one's own.
@@ -71,7 +83,8 @@ class Sweep:
     `sweep`: a name in sweeps/, the path of a YAML file, or a function that takes the parameters and reports, which may
     be defined in the notebook itself. `overrides`: in Hydra's grammar, as on the command line. For a function: `params`
     are its parameters with a value each, `space` the searches among them in Hydra's grammar, `name` is the function's
-    own unless said, and `options` are those of `sweep` in the config (metric, direction, trials, ...).
+    own unless said, and `options` are those of `sweep` in the config (metric, direction, trials, ...; the points of
+    `enqueue` have the parameters' own names).
     """
 
     def __init__(
@@ -129,13 +142,15 @@ class Sweep:
         path = folder / "function.pkl"
         write_aside(path, pack(self._sweep, "The function"))
         body = {
-            "defaults": [{"/sampler": "tpe"}, {"/pruner": "asha"}, "_self_"],
+            # The pruner is the one of sweeps that name none.
+            "defaults": [{"/sampler": "tpe"}, "_self_"],
             "trainable": "swathe.python:call",
             "params": {**self._params, _FUNCTION: str(path)},
             "sweep": {
                 "name": name,
                 **self._options,
                 "space": {f"params.{key}": text for key, text in self._space.items()},
+                "enqueue": _of_params(self._options.get("enqueue", [])),
             },
         }
         try:
@@ -143,6 +158,16 @@ class Sweep:
         except yaml.YAMLError as error:
             raise bad_value("params", dict(self._params), f"plain values ({error})") from error
         return str(folder / "sweep.yaml")
+
+
+def _of_params(points: Any) -> Any:
+    """Return points with their keys as a sweep's space has them; what is no list of points is refused elsewhere."""
+    if not isinstance(points, list):
+        return points
+    return [
+        {f"params.{key}": value for key, value in point.items()} if isinstance(point, Mapping) else point
+        for point in points
+    ]
 
 
 def call(params: Any) -> Any:
@@ -157,15 +182,21 @@ def _load(path: str, changed: int) -> Callable[[Any], Any]:
     return unpack(Path(path))  # type: ignore[no-any-return]
 
 
-def _view(*, quiet: bool, inline: bool) -> AbstractContextManager[View]:
-    """Choose a live table in a terminal, and in a notebook that can draw one; plain lines elsewhere."""
-    from importlib.util import find_spec
-
+@contextmanager
+def _view(*, quiet: bool, inline: bool) -> Iterator[View]:
+    """Choose a table that is drawn in place in a terminal or a notebook; plain lines elsewhere."""
     from rich.console import Console
 
+    from swathe.notebook import NotebookView, in_notebook
     from swathe.view import open_view
 
+    if in_notebook() and not quiet:
+        cell = NotebookView()
+        try:
+            yield cell
+        finally:
+            cell.draw()
+        return
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-    # Without ipywidgets, rich would print a table for every change.
-    drawn = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
-    return open_view(console, quiet=quiet, live=drawn and not inline)
+    with open_view(console, quiet=quiet, live=console.is_terminal and not inline) as view:
+        yield view

@@ -24,9 +24,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swathe.annotations import MLFLOW_NOTE, NOTE_TAG, with_note
 from swathe.diagnosis import TAG
 from swathe.spool import Batch, SpoolReader, spool_folder
-from swathe.tracking import VIEW_TAG, shown
+from swathe.tracking import FRONT_TAG, VIEW_TAG, shown
 
 if TYPE_CHECKING:
     from swathe.mlflow_runs import Metric, Refused, RunChange, Runs
@@ -94,6 +95,8 @@ class Sweep:
             "swathe.sweep_id": header["id"],
             "swathe.metric": header["metric"],
             "swathe.direction": header["direction"],
+            # Of an earlier version's spool it is not said.
+            **({"swathe.other_metrics": ",".join(others)} if (others := header.get("others")) else {}),
         }
         if git is not None:
             tags |= {"mlflow.source.git.commit": git.commit, "swathe.git_dirty": str(bool(git.diff)).lower()}
@@ -110,7 +113,7 @@ class Sweep:
         if git is not None and git.diff:
             files["git.diff"] = git.diff
         _log_files(runs, parent.run_id, files)
-        view = json.dumps(_view(header["name"], header["metric"], header["direction"], header.get("space", ())))
+        view = json.dumps(_view(header))
         runs.client.set_experiment_tag(runs.experiment_id, f"{VIEW_TAG}.{header['name']}", view)
         self._parent = parent.run_id
 
@@ -137,7 +140,7 @@ class Sweep:
                 runs.client.delete_run(run.info.run_id)
 
     def _finish(self, runs: Runs, summary: Mapping[str, Any], now: float) -> list[str]:
-        from swathe.mlflow_runs import Metric, RunChange, split_tags
+        from swathe.mlflow_runs import Metric, RunChange, join_tags, split_tags
 
         self._remove_strays(runs)
         problems = []
@@ -150,7 +153,8 @@ class Sweep:
                 # A sweep's record must not hang on a plot: the user is told, the log has it all.
                 traceback.print_exc()
                 problems.append(f"The {what} cannot be recorded: {type(error).__name__}: {error}")
-        tags = {"mlflow.note.content": summary["note_markdown"], "swathe.reason": summary["reason"]}
+        said = join_tags(runs.client.get_run(self._parent).data.tags).get(NOTE_TAG, "")
+        tags = {MLFLOW_NOTE: with_note(said, summary["note_markdown"]), "swathe.reason": summary["reason"]}
         tags |= {f"swathe.count.{state}": str(count) for state, count in summary["counts"].items()}
         parent = RunChange(self.header["name"], 0, self._parent, status=summary["state"], end=_ms(now))
         if summary["best_trial"] is not None:
@@ -158,9 +162,27 @@ class Sweep:
             tags |= {f"swathe.best.{key}": str(value) for key, value in summary["best_params"].items()}
             name, value = f"best_{self.header['metric']}", summary["best_value"]
             parent.metrics = [Metric(_clean(name), float(value), _ms(now), sum(summary["counts"].values()))]
+        for name, value in summary.get("best_values", {}).items():
+            step = sum(summary["counts"].values())
+            parent.metrics.append(Metric(_clean(f"best_{name}"), float(value), _ms(now), step))
+        if front := summary.get("front"):
+            tags[FRONT_TAG] = ",".join(map(str, front))
+            problems += self._mark_front(runs, front)
         parent.metrics += self._sweep_metrics(summary.get("metrics", {}), now)
         parent.tags = {_clean(key): value for key, value in split_tags(tags).items()}
         return problems + _told(runs.write([parent]))
+
+    def _mark_front(self, runs: Runs, front: Sequence[int]) -> list[str]:
+        """Tag the runs of the front's trials, and no others: an earlier session may have had another front."""
+        from swathe.mlflow_runs import RunChange, of_parent, search
+
+        marked = search(runs.client, runs.experiment_id, f"{of_parent(self._parent)} and tags.`{FRONT_TAG}` = 'true'")
+        wanted = {self._ids[number] for number in front if number in self._ids}
+        before = {run.info.run_id for run in marked}
+        for run_id in before - wanted:
+            runs.client.delete_tag(run_id, FRONT_TAG)
+        new = sorted(wanted - before)
+        return _told(runs.write([RunChange("", 0, run_id, tags={FRONT_TAG: "true"}) for run_id in new]))
 
     def _sweep_metrics(self, metrics: Mapping[str, Any], moment: float) -> list[Metric]:
         """Return numbers of the sweep itself; their step is the time since it began (whole seconds)."""
@@ -180,9 +202,10 @@ class Sweep:
         folder = Path(self.header["folder"])
         study = Study.load(summary["study_name"], folder=folder, storage=summary["study_storage"])
         try:
-            header, rows = plots.table(study.optuna_study, self.header["metric"])
+            metric, others = self.header["metric"], self.header.get("others", ())
+            header, rows = plots.table(study.optuna_study, metric, others)
             files = {"trials.csv": plots.as_csv(header, rows), "trials.json": plots.as_mlflow_table(header, rows)}
-            files["plots/plots.html"] = plots.page(study.optuna_study, self.header["metric"])
+            files["plots/plots.html"] = plots.page(study.optuna_study, metric, others)
         finally:
             study.close()
         _log_files(runs, self._parent, files)
@@ -295,16 +318,18 @@ class Sweep:
                 change.metrics.append(Metric(key, float(value), timestamp, step))
 
 
-def _view(name: str, metric: str, direction: str, space: Sequence[str]) -> dict[str, Any]:
+def _view(header: Mapping[str, Any]) -> dict[str, Any]:
     """Return the state of MLflow's page of runs that shows this sweep's trials: best first, with what was searched.
 
-    The keys are those of a view that is shared from the page itself (MLflow 3.17); `swathe ui` opens it by its name.
+    Of several objectives the front comes first. The keys are those of a view that is shared from the page itself
+    (MLflow 3.17); `swathe ui` opens it by its name.
     """
-    metrics = dict.fromkeys((metric, "val_loss", "val_accuracy"))
+    metric, others = header["metric"], header.get("others", ())
+    metrics = dict.fromkeys((metric, *others, "val_loss", "val_accuracy"))
     return {
-        "searchFilter": f"tags.`swathe.kind` = 'trial' and tags.`swathe.sweep` = '{name}'",
-        "orderByKey": f"metrics.`{metric}`",
-        "orderByAsc": direction == "minimize",
+        "searchFilter": f"tags.`swathe.kind` = 'trial' and tags.`swathe.sweep` = '{header['name']}'",
+        "orderByKey": f"tags.`{FRONT_TAG}`" if others else f"metrics.`{metric}`",
+        "orderByAsc": not others and header["direction"] == "minimize",
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
@@ -312,8 +337,9 @@ def _view(name: str, metric: str, direction: str, space: Sequence[str]) -> dict[
         "selectedColumns": [
             "tags.`swathe.state`",
             f"tags.`{TAG}`",
+            *([f"tags.`{FRONT_TAG}`"] if others else []),
             *(f"metrics.`{key}`" for key in metrics),
-            *(f"params.`{_clean(key)}`" for key in space),
+            *(f"params.`{_clean(key)}`" for key in header.get("space", ())),
         ],
         "runsPinned": [],
         "runsExpanded": {},
@@ -504,4 +530,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # MLflow has it all. What libraries tear down at a process's end takes over a second, and the driver waits for it.
+    os._exit(code)

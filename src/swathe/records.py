@@ -85,6 +85,22 @@ class Records:
         parent = self._parent(self.experiment_id(experiment), sweep)
         return {key: _number(value) for key, value in parent.data.metrics.items()}
 
+    def sweep_tags(self, experiment: str, sweep: str) -> tuple[str, dict[str, str]]:
+        """Return the id and the tags of a sweep's own run; raises `BadInputError` when nothing is recorded of it."""
+        from swathe.mlflow_runs import join_tags
+
+        parent = self._parent(self.experiment_id(experiment), sweep)
+        return parent.info.run_id, join_tags(parent.data.tags)
+
+    def annotate(self, run_id: str, tags: Mapping[str, str], removed: Sequence[str]) -> None:
+        """Set tags of a run, and remove others that it has."""
+        with self._answering():
+            client = self._client()
+            for name, value in tags.items():
+                client.set_tag(run_id, name, value)
+            for name in removed:
+                client.delete_tag(run_id, name)
+
     def sweep_text(self, experiment: str, sweep: str, file: str) -> str:
         """Return an artifact of a sweep's own run; raises `SwatheError` when there is none of this name."""
         parent = self._parent(self.experiment_id(experiment), sweep)

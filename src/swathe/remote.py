@@ -13,6 +13,7 @@ import yaml
 from swathe.client import NotFoundError, Server
 from swathe.errors import bad_value
 from swathe.overview import Best, Overview, Row
+from swathe.versus import Versus, check
 
 # As many as a page may have.
 PAGE = 200
@@ -46,31 +47,51 @@ def overview(server: Server, name: str) -> Overview:
     return Overview.from_dict(server.get(sweep_path(name)))
 
 
-def compare(server: Server, name: str, *, top: int, sort: str | None) -> tuple[str, list[Row]]:
-    """Read a sweep's best trials, and the metric by which they are sorted."""
+def compare(server: Server, name: str, *, top: int, sort: str | None) -> tuple[str, list[str], list[Row]]:
+    """Read the metric by which a sweep's trials are sorted, its objectives where there are several, and the best."""
     if top > PAGE:
         raise bad_value("--top", top, f"1 to {PAGE} with a server")
     found = server.get(sweep_path(name, "compare"), top=top, sort=sort)
-    return found["metric"], [Row.from_dict(one) for one in found["trials"]]
+    metrics = found.get("metrics", [])
+    return found["metric"], metrics if len(metrics) > 1 else [], [Row.from_dict(one) for one in found["trials"]]
+
+
+def versus(server: Server, names: Sequence[str]) -> Versus:
+    """Read several sweeps side by side."""
+    check(names)
+    return Versus.from_dict(server.get("/compare", sweep=list(names)))
 
 
 def trials(server: Server, name: str) -> list[dict[str, Any]]:
     """Read a row for each trial, as `swathe.exporting.table` takes it; of the metrics, the sweep's own."""
     from swathe.exporting import row
 
-    metric = overview(server, name).metric
+    found = overview(server, name)
     return [
         row(
             {
                 "trial": one["number"],
                 "diagnosis": ",".join(one["diagnosis"]) or None,
                 **{key: one[key] for key in ("state", "value", "ended", "worker", "reason")},
+                **_goal_columns(found, one),
             },
             one["params"],
-            {} if one["last"] is None else {metric: one["last"]["value"]},
+            {} if one["last"] is None else {found.metric: one["last"]["value"]},
         )
         for one in pages(server, sweep_path(name, "trials"), "trials")
     ]
+
+
+def _goal_columns(found: Overview, trial: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `swathe.exporting.goal_columns` does of a trial."""
+    columns: dict[str, Any] = {}
+    if found.several:
+        values = trial["values"] or [None] * len(found.metrics)
+        columns = {f"objectives.{name}": value for name, value in zip(found.metrics, values, strict=True)}
+        columns["on_front"] = trial["number"] in {one.trial for one in found.front}
+    if found.constraints:
+        columns["feasible"] = trial["feasible"] if trial["state"] == "complete" else None
+    return columns
 
 
 def findings(server: Server, target: str, trial: int | None) -> Mapping[str, Any]:
@@ -85,11 +106,13 @@ def findings(server: Server, target: str, trial: int | None) -> Mapping[str, Any
     return dict(server.get(f"/runs/{target}/diagnosis"))
 
 
-def best(server: Server, name: str) -> Best:
-    """Read the best trial's config; raises `BadInputError` where there is none yet."""
-    found = server.get(sweep_path(name, "best"))
+def best(server: Server, name: str, trial: int | None = None) -> Best:
+    """Read the config of the best trial, or of the one named; raises `BadInputError` where there is none."""
+    found = server.get(sweep_path(name, "best"), trial=trial)
     keys = ("sweep", "trial", "metric", "value", "run_id", "config", "geometry")
-    return Best(**{key: found[key] for key in keys})
+    values = found.get("values", {})
+    others = {metric: value for metric, value in values.items() if metric != found["metric"]}
+    return Best(**{key: found[key] for key in keys}, others=others)
 
 
 def stop(server: Server, name: str) -> str:

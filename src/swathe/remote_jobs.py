@@ -83,8 +83,9 @@ def _print_outcome(server: Server, name: str, result: Mapping[str, Any], shown: 
     overview = Overview.from_dict(result)
     console().print(f"Sweep {name}: {result['reason']}, after {result['seconds']:.1f} s.")
     if overview.best is not None:
-        metric, rows = compare(server, name, top=LEADERS, sort=None)
-        console().print(tables.comparison(rows, metric, title=f"The best trials of {name}"))
+        if not overview.several:
+            metric, _, rows = compare(server, name, top=LEADERS, sort=None)
+            console().print(tables.comparison(rows, metric, title=f"The best trials of {name}"))
         console().print(tables.best_lines(overview))
     again = f"swathe resume {name}" if result["interrupted"] else None
     console().print(tables.next_lines(name, again, best=overview.best is not None))

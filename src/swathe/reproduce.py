@@ -11,7 +11,8 @@ from swathe.errors import BadInputError
 from swathe.home import Home
 from swathe.records import Records, TrialRun
 from swathe.single import LaneGeometry, SingleRun, nudged_history, train_once
-from swathe.training.recipe import TIMING_METRICS
+from swathe.training.own_source import SOURCE
+from swathe.training.recipe import PARAMETERS, TIMING_METRICS
 from swathe.training.symptoms import LAYER_NORMS
 
 # What a trial's bits may depend on besides its config; a difference in one of them is named when bits differ.
@@ -156,6 +157,7 @@ def reproduce(
         until=last,
         lane=None if solo else lane,
         layers=any(name.startswith(LAYER_NORMS) for name, _ in recorded),
+        parameters=any(name == PARAMETERS for name, _ in recorded),
         on_compile=on_compile,
     )
     rows = compare(recorded, as_recorded(again.history()))
@@ -230,6 +232,9 @@ def conditions_that_differ(then: Mapping[str, str], tags: Mapping[str, str], aga
     before, now = tags.get("swathe.dataset_digest"), again.tags.get("swathe.dataset_digest")
     if before != now:
         found.append(f"data: recorded digest {str(before)[:12]}, now {str(now)[:12]}")
+    before, now = tags.get(SOURCE), again.tags.get(SOURCE)
+    if before != now:
+        found.append(f"code of the model: recorded digest {str(before)[:12]}, now {str(now)[:12]}")
     return tuple(found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,11 +18,13 @@ from typing import Protocol
 
 import yaml
 
-from swathe import checkpoints, pruners
+from swathe import beginning, checkpoints, pruners
+from swathe.annotations import MLFLOW_NOTE, NOTE_TAG, checked_tags
 from swathe.cluster import ClusterPlan, InlinePool, Pool, PoolEvent, RayPool
 from swathe.config import ComposedSweep
 from swathe.controller import ALONE, Budget, Controller
 from swathe.diagnosis import TAG, count_symptoms, counts_text, finding_tags, rule_of, symptoms_of
+from swathe.enqueued import Inbox
 from swathe.errors import BadInputError, PreflightError
 from swathe.events import (
     Ask,
@@ -49,14 +52,16 @@ from swathe.events import (
 )
 from swathe.failures import CAUSE
 from swathe.home import Home, SweepCard, SweepFolder, write_aside
+from swathe.objectives import Goal, Losses
 from swathe.occupancy import Occupancy
 from swathe.overview import LATEST, Progress, Session
 from swathe.preflight_task import PreflightTask, remembered
+from swathe.schema import SweepOptions
 from swathe.space import Space, TrialComposer
 from swathe.study import Foretold, Study
 from swathe.tracking import Recorder, Summary, SweepRecord, is_known, shown
 from swathe.training.diagnose import Finding
-from swathe.training.recipe import recipe_from_config
+from swathe.training.recipe import PARAMETERS, recipe_from_config
 from swathe.training.structure import is_structural, structural_key
 from swathe.training.verdict import Verdict
 from swathe.worker import Checked, Job, LaneUse, Note, WorkerSetup
@@ -176,21 +181,26 @@ def prepare(composed: ComposedSweep, space: Space, home: Home, command: str) -> 
     `command` is what the user types to launch it, and to go on with it.
     """
     folder = home.sweep(composed.name)
+    beginning.check(composed, space, home, folder)
     past = folder.card()
     # A sweep that has a journal goes on with it, whatever the environment says by now.
     storage = composed.sweep.storage or (None if past is not None and past.storage is None else home.storage)
     uri = composed.tracking.uri or home.tracking_uri
+    goal = composed.goal
     card = SweepCard(
         name=composed.name,
         identity=composed.identity,
         storage=storage,
         tracking_uri=uri,
         experiment=composed.tracking.experiment or composed.name,
-        metric=composed.sweep.metric,
-        direction=composed.sweep.direction,
+        metric=goal.first.metric,
+        direction=goal.first.direction.value,
         trials=composed.sweep.trials,
         command=command,
         created=time.time(),
+        metrics=goal.metrics if goal.several else (),
+        directions=tuple(one.value for one in goal.directions) if goal.several else (),
+        constraints=dict(composed.sweep.constraints),
     )
     if past is not None and past.identity != card.identity:
         raise BadInputError(
@@ -321,7 +331,9 @@ class _Session:
         self._params: dict[int, Mapping[str, Value]] = {}
         # Trials that are left for a later session.
         self._suspended: set[int] = set()
-        self._direction = Direction(options.direction)
+        self._goal = composed.goal
+        self._metric, self._direction = self._goal.first.metric, self._goal.first.direction
+        begins = beginning.beginning(composed, plan.space, home, plan.folder)
         _write_plan(plan)
         self._log = plan.folder.log_file.open("a", buffering=1)
         # Lines on trials that are over, for when the study has them.
@@ -339,12 +351,19 @@ class _Session:
                 seed=options.seed,
                 group=group_size(composed),
                 structural=structural_parameters(plan.space).__contains__,
+                others=self._goal.directions[1:],
+                points=begins.points,
+                known=begins.known,
             )
         except BaseException:
             self._recorder.close(0.0)
             raise
         if self._study.warning is not None:
             self._say(self._study.warning)
+        if begins.said:
+            self._say(begins.said)
+        self._inbox = Inbox(plan.folder.path, plan.space)
+        self._take_points()
         history = self._study.history()
         self.new = not history
         known = {past.number: past for past in history}
@@ -355,18 +374,28 @@ class _Session:
         self._recorder.recall(lambda record: is_known(record, known))
         for number, end in self._study.made_up.items():
             self._recorder.end(number, end.state, end.tags, time.time())
-            self._ended.append(_end_line(number, end.tags["swathe.state"], end.value, options.metric))
+            self._ended.append(_end_line(number, end.tags["swathe.state"], end.value, self._metric))
         self._controller = Controller(
-            metric=options.metric,
+            metric=self._metric,
             direction=self._direction,
             pruner=pruners.build(composed.pruner, self._direction, plan.card.name),
-            budget=Budget(options.trials, options.epochs, options.wall_time, options.device_seconds, options.target),
+            budget=Budget(
+                options.trials,
+                options.epochs,
+                options.wall_time,
+                options.device_seconds,
+                options.target,
+                options.patience,
+                options.min_improvement,
+            ),
             retries=options.retries,
             trial_timeout=options.trial_timeout,
             max_failures=options.max_failures,
             ask_ahead=options.ask_ahead,
             key=structure_of(plan),
             history=history,
+            others=self._goal.objectives[1:],
+            constraints=self._goal.constraints,
         )
         self._symptoms = count_symptoms(past.attrs.get("diagnosis") for past in history if past.state.final)
         self._epochs_before = self._controller.epochs
@@ -383,7 +412,7 @@ class _Session:
         cluster = composed.cluster
         setup = WorkerSetup(
             trainable=composed.values.get("trainable"),
-            metric=composed.sweep.metric,
+            metric=self._metric,
             direction=self._direction,
             home=str(home.path),
             import_paths=(os.getcwd(),),
@@ -396,6 +425,8 @@ class _Session:
             diagnosis=rule_of(composed.values["diagnosis"]),
             preflight=self._preflight,
             layers=composed.values["diagnosis"]["layers"] == "all",
+            constraints=self._goal.constraints,
+            parameters=PARAMETERS in self._goal.names,
             checkpoint_folder=str(self._checkpoints),
             checkpoint_seconds=composed.checkpoints.seconds,
         )
@@ -442,6 +473,7 @@ class _Session:
 
     def _take_and_attend(self, events: Sequence[PoolEvent]) -> None:
         """Take events in, then look at everything else: time, the user, the stores, the view."""
+        self._take_points()
         self._take(events)
         if self._ready is not None:
             self._handle(Tick(time.monotonic() - self._ready))
@@ -451,6 +483,13 @@ class _Session:
             self._ask_to_stop(at_once=presses > 1)
         self._flush()
         self._show()
+
+    def _take_points(self) -> None:
+        """Let the next trials try what `swathe enqueue` has left."""
+        for point in self._inbox.new(self._say):
+            if point.id not in self._study.taken:
+                self._say(f"To be tried next: {', '.join(f'{name}={value}' for name, value in point.values.items())}")
+                self._study.enqueue(point)
 
     def _ask_to_stop(self, *, at_once: bool) -> None:
         if not self._controller.ending or at_once:
@@ -554,6 +593,7 @@ class _Session:
         # MLflow gets what the study has, whenever this process is killed: see `spool`.
         self._recorder.stage()
         self._study.commit()
+        self._inbox.remove(self._study.taken)
         self._recorder.flush()
         # What the log says has happened outlives a kill of this process.
         self._log.write("".join(self._ended))
@@ -574,6 +614,7 @@ class _Session:
         tags = {
             "swathe.worker": worker,
             "swathe.attempt": str(assignment.attempt),
+            **checked_tags(self._plan.composed.sweep.tags),
             "swathe.config": json.dumps(config),
             GEOMETRY: json.dumps(self._pool.geometry.get(worker, {})),
         }
@@ -581,11 +622,13 @@ class _Session:
         self._recorder.trial(number, trial_name(number, params), logged, tags, time.time())
         best = self._controller.best
         known = None if best is None else best[1]
+        if self._goal.several:
+            # None is better: no model is kept.
+            known = -math.inf if self._direction is Direction.MINIMIZE else math.inf
         program = None if assignment.step is None else self._programs.get(number)
         return Job(number, config, assignment.attempt, assignment.decide_from, known, assignment.step, program)
 
     def _record(self, command: Record, then: Iterable[Command]) -> None:
-        metric = self._plan.composed.sweep.metric
         for report in command.reports:
             self._live[report.trial].metrics = report.metrics
             self._recorder.metrics(report.trial, report.step, report.metrics, report.time)
@@ -595,7 +638,7 @@ class _Session:
         for report in command.reports:
             self._note_program(report.trial)
             self._note_place(report.trial)
-            self._study.record(report.trial, report.step, report.metrics[metric])
+            self._study.record(report.trial, report.step, report.metrics[self._metric])
 
     def _note_program(self, trial: int) -> None:
         """Write which program trains a recipe, once, as an attempt that begins anew is to have the same bits."""
@@ -617,7 +660,8 @@ class _Session:
         for command in commands:
             if isinstance(command, Tell) and command.trial in steps:
                 attrs, tags = self._end_facts(command, self._live[command.trial])
-                end = Foretold(steps[command.trial], command.state, command.value, attrs, tags)
+                step, broken = steps[command.trial], command.constraints
+                end = Foretold(step, command.state, command.value, attrs, tags, broken)
                 self._study.foretell(command.trial, end)
 
     def _end_facts(self, command: Tell, live: _Live) -> tuple[dict[str, Value], dict[str, str]]:
@@ -627,8 +671,9 @@ class _Session:
             attrs["reason"] = command.reason
         if command.cause:
             attrs[CAUSE] = command.cause
-        if live.metrics:
-            attrs["metrics"] = json.dumps(live.metrics)
+        # Of an attempt that only said again what was recorded, what objectives and constraints name.
+        if metrics := live.metrics or command.metrics:
+            attrs["metrics"] = json.dumps(dict(metrics))
         found = finding_tags(live.found(command.step))
         if found:
             attrs["diagnosis"] = found[TAG]
@@ -649,12 +694,18 @@ class _Session:
         # By its worker, too, if that lives; which may be on another machine, or not have heard of it yet.
         checkpoints.discard(self._checkpoints, command.trial)
         self._stage()
-        self._study.tell(command.trial, command.state, command.value, attrs)
+        self._study.tell(
+            command.trial,
+            command.state,
+            command.value,
+            attrs,
+            objectives=command.objectives,
+            constraints=command.constraints,
+        )
         best = self._controller.best
         if best is not None and best[0] == command.trial:
             self._best_params = {command.trial: live.params}
-        metric = self._plan.composed.sweep.metric
-        self._ended.append(_end_line(command.trial, tags["swathe.state"], command.value, metric))
+        self._ended.append(_end_line(command.trial, tags["swathe.state"], command.value, self._metric))
 
     def _suspend(self, trial: int) -> None:
         self._suspended.add(trial)
@@ -673,7 +724,7 @@ class _Session:
         controller, best = self._controller, self._controller.best
         return Progress(
             name=self._plan.card.name,
-            metric=self._plan.composed.sweep.metric,
+            metric=self._metric,
             trials=self._plan.composed.sweep.trials,
             counts=Counter(controller.counts),
             running=controller.running,
@@ -688,6 +739,7 @@ class _Session:
             begun=self._over_before,
             device_seconds=controller.device_seconds,
             cost=self._cost_text(),
+            front=len(controller.front.members),
         )
 
     def _cost(self) -> float | None:
@@ -764,18 +816,21 @@ class _Session:
     def _summary(self, done: Done) -> Summary:
         card, best = self._plan.card, self._controller.best
         params = self._best_params.get(best[0], {}) if best else {}
+        front = self._controller.front.members
         return Summary(
             state="KILLED" if done.interrupted else "FAILED" if done.failed else "FINISHED",
             reason=done.reason,
             study_name=card.name,
             study_storage=card.storage,
             counts={state.value: count for state, count in self._controller.counts.items()},
-            best_trial=best[0] if best else None,
-            best_value=best[1] if best else None,
-            best_params=dict(params),
+            best_trial=best[0] if best and not front else None,
+            best_value=best[1] if best and not front else None,
+            best_params={} if front else dict(params),
             note_markdown=_note(self._plan, self._controller, params, self._symptoms),
             model_path=self._model_path(best[0] if best else None),
             metrics=self._occupancy.means(self._controller.epochs - self._epochs_before) | self._used(),
+            front=tuple(front),
+            best_values=_best_values(self._goal, front),
         )
 
 
@@ -799,10 +854,26 @@ def _sweep_record(plan: Plan, home: Home) -> SweepRecord:
         metric=card.metric,
         direction=card.direction,
         config_yaml=_config_yaml(plan),
-        tags={"swathe.command": shown(card.command)},
+        tags={"swathe.command": shown(card.command), **_said_by_user(plan.composed.sweep)},
         workdir=str(Path.cwd()),
         space=tuple(plan.space.parameters),
+        others=card.metrics[1:],
     )
+
+
+def _said_by_user(options: SweepOptions) -> dict[str, str]:
+    """Return the tags of the sweep's own run that its config gives it, with the note."""
+    note = options.note or ""
+    return {**checked_tags(options.tags), **({NOTE_TAG: note, MLFLOW_NOTE: note} if note else {})}
+
+
+def _best_values(goal: Goal, front: Mapping[int, Losses]) -> dict[str, float]:
+    """Return the best value of each objective, which is on the front."""
+    if not front:
+        return {}
+    # The loss of a loss is the value.
+    by_objective = zip(*front.values(), strict=True)
+    return {one.metric: one.loss(min(losses)) for one, losses in zip(goal.objectives, by_objective, strict=True)}
 
 
 def _state_tag(command: Tell) -> str:
@@ -820,7 +891,16 @@ def _note(plan: Plan, controller: Controller, params: Mapping[str, Value], sympt
     lines = [f"# Sweep {card.name}", "", f"{sum(controller.counts.values())} trials: {counts}."]
     if symptoms:
         lines += ["", f"Diagnosis: {counts_text(symptoms)}."]
-    if best is not None:
+    goal, front = plan.composed.goal, controller.front.members
+    if goal.constraints:
+        lines += ["", f"Constraints: {', '.join(map(str, goal.constraints))}."]
+    if front:
+        lines += ["", "The trials that no other dominates. Train them again and compare every number:"]
+        lines += ["", f"    swathe reproduce {card.name}", "", f"| trial | {' | '.join(goal.metrics)} |"]
+        lines += ["|---" * (1 + len(goal.metrics)) + "|"]
+        for number, losses in sorted(front.items(), key=lambda one: one[1]):
+            lines.append(f"| {number} | {' | '.join(f'{value:.6g}' for value in goal.losses(losses))} |")
+    elif best is not None:
         # The command comes first: MLflow folds a long note.
         lines += ["", f"Best: trial {best[0]}, {card.metric} {best[1]:.6g}. Train it again and compare every number:"]
         lines += ["", f"    swathe reproduce {card.name}", "", "| parameter | value |", "|---|---|"]

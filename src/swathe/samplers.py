@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import optuna
@@ -15,17 +16,24 @@ from optuna.samplers import (
     BaseSampler,
     CmaEsSampler,
     GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
     PartialFixedSampler,
     QMCSampler,
     RandomSampler,
     TPESampler,
 )
+from optuna.trial import FrozenTrial
 
+from swathe.bohb import at_highest_budget, draws_at_random
 from swathe.errors import bad_value
 from swathe.events import Value
+from swathe.pruners import Rungs
+from swathe.seen import Seeing, seen_trial, with_earlier
 
 # More points than a sweep can run, and as many as fit in memory easily.
 MAX_GRID = 1_000_000
+_NOTHING: Mapping[str, Value] = MappingProxyType({})
 
 Suggest = Callable[[str, BaseDistribution], Value]
 
@@ -102,8 +110,12 @@ class RandomDraw:
         self._groups = groups
         self._head: tuple[int, Mapping[str, Value]] = (-1, {})
 
-    def suggest(self, number: int, study: optuna.Study) -> Suggest:
-        """Return what draws the values of one trial."""
+    def suggest(self, number: int, study: optuna.Study, given: Mapping[str, Value] = _NOTHING) -> Suggest:
+        """Return what draws the values of one trial, but for those that are given."""
+        drawn = self._draw(number, study)
+        return lambda name, distribution: given[name] if name in given else drawn(name, distribution)
+
+    def _draw(self, number: int, study: optuna.Study) -> Suggest:
         own = self._stream(number, study)
         head = self._groups.head(number)
         if head == number:
@@ -116,9 +128,13 @@ class RandomDraw:
         return lambda name, distribution: shared[name] if name in shared else own(name, distribution)
 
     def _stream(self, number: int, study: optuna.Study) -> Suggest:
-        sampler = RandomSampler(sampler_seed(self._seed, number))
-        nothing = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING)
-        return lambda name, distribution: sampler.sample_independent(study, nothing, name, distribution)
+        return _random_stream(self._seed, number, study)
+
+
+def _random_stream(seed: int, number: int, study: optuna.Study) -> Suggest:
+    sampler = RandomSampler(sampler_seed(seed, number))
+    nothing = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING)
+    return lambda name, distribution: sampler.sample_independent(study, nothing, name, distribution)
 
 
 class Grid:
@@ -132,6 +148,7 @@ class Grid:
             points = _in_runs(points, groups, order)
         points.reverse()
         self._points = points
+        self._seed = seed
 
     @property
     def exhausted(self) -> bool:
@@ -142,9 +159,17 @@ class Grid:
         drawn = {_point_key(params) for params in past}
         self._points = [point for point in self._points if _point_key(point) not in drawn]
 
-    def suggest(self, number: int, study: optuna.Study) -> Suggest:
-        """Return what draws the values of one trial."""
-        point = self._points.pop()
+    def suggest(self, number: int, study: optuna.Study, given: Mapping[str, Value] = _NOTHING) -> Suggest:
+        """Return what draws the values of one trial: those of the next point that has what is given.
+
+        Where all such points were tried before, the rest is drawn at random.
+        """
+        places = range(len(self._points) - 1, -1, -1)
+        place = next((place for place in places if given.items() <= self._points[place].items()), None)
+        if place is None:
+            rest = _random_stream(self._seed, number, study)
+            return lambda name, distribution: given[name] if name in given else rest(name, distribution)
+        point = self._points.pop(place)
         return lambda name, distribution: point[name]
 
 
@@ -238,6 +263,10 @@ def _is_count(least: int) -> Callable[[object], bool]:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
 def _is_positive(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
@@ -245,6 +274,12 @@ def _is_positive(value: object) -> bool:
 _FLAG = (lambda value: isinstance(value, bool), "true or false")
 _COUNT = (_is_count(0), "an integer of at least 0")
 _ONE_OR_MORE = (_is_count(1), "an integer of at least 1")
+_GENETIC: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "population_size": (_is_count(2), "an integer of at least 2"),
+    "mutation_prob": (lambda value: value is None or _is_share(value), "0 to 1, or null for one parameter a trial"),
+    "crossover_prob": (_is_share, "0 to 1"),
+    "swapping_prob": (_is_share, "0 to 1"),
+}
 _OPTIONS: Mapping[str, Mapping[str, tuple[Callable[[object], bool], str]]] = {
     "random": {},
     "grid": {},
@@ -266,18 +301,48 @@ _OPTIONS: Mapping[str, Mapping[str, tuple[Callable[[object], bool], str]]] = {
     },
     "qmc": {"qmc_type": (lambda value: value in ("sobol", "halton"), "sobol, halton"), "scramble": _FLAG},
     "gp": {"n_startup_trials": _COUNT, "deterministic_objective": _FLAG},
+    "bohb": {
+        "random_fraction": (_is_share, "0 to 1"),
+        "min_points_in_model": (
+            lambda value: value is None or _is_count(1)(value),
+            "an integer of at least 1, or null for one more than there are parameters",
+        ),
+        "n_ei_candidates": _ONE_OR_MORE,
+    },
+    "nsga2": _GENETIC,
+    "nsga3": _GENETIC,
 }
 
 
-def build(options: Mapping[str, Any], space: SearchSpace, seed: int, groups: Groups | None = None) -> Drawing:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a sampler may use beside the sweep's own trials and space.
+
+    `earlier`: trials of earlier sweeps, with those parameters that they share with this one's space. `rungs`: the steps
+    at which the sweep's pruner compares trials, where they are known from the start. `minimize`: the direction.
+    """
+
+    earlier: Sequence[FrozenTrial] = ()
+    rungs: Rungs | None = None
+    minimize: bool = True
+
+
+def build(
+    options: Mapping[str, Any],
+    space: SearchSpace,
+    seed: int,
+    groups: Groups | None = None,
+    known: Known | None = None,
+) -> Drawing:
     """Build what draws the points; the options are called as in Optuna.
 
     What Optuna's sampler cannot draw together with the rest (CMA-ES: categorical and conditional parameters; QMC and
     GP: conditional ones; all: the first trials) it draws at random, without a warning. CMA-ES and QMC draw no groups:
     their points are a population and a sequence, which would lose what they are by a value that is given. Nor does GP:
-    Optuna fits it without the parameters whose values are given, and it then proposes the same point again.
+    Optuna fits it without the parameters whose values are given, and it then proposes the same point again. NSGA-II and
+    NSGA-III draw none either: a child would have its parents' other values without theirs of those parameters.
     """
-    groups = groups or Groups()
+    groups, known = groups or Groups(), known or Known()
     given = _check_options(options)
     # The options that must be the same for all trials of a sweep take this seed.
     base = random.Random(seed).getrandbits(32)
@@ -292,12 +357,18 @@ def build(options: Mapping[str, Any], space: SearchSpace, seed: int, groups: Gro
             return Grid(space, seed, groups)
         case "tpe":
             # Groups are for parameters that are not always there, and are a form of the multivariate estimator.
-            conditional = any(len(parameter.conditions) > 0 for parameter in space.parameters.values())
             given = {"multivariate": True, "group": True} | given
-            given["group"] = given["group"] and given["multivariate"] and conditional
-            return Guided(lambda number: TPESampler(seed=sampler_seed(seed, number), **given), space, groups)
+            given["group"] = given["group"] and given["multivariate"] and _is_ragged(space, known.earlier)
+            return Guided(
+                _seeing(lambda number: TPESampler(seed=sampler_seed(seed, number), **given), known.earlier),
+                space,
+                groups,
+            )
+        case "bohb":
+            return Guided(_bohb(space, seed, known, **given), space, groups)
         case "cmaes":
             quiet: dict[str, Any] = {"warn_independent_sampling": False}
+            given |= _sources(space, known.earlier)
             return Guided(
                 lambda number: CmaEsSampler(seed=base, independent_sampler=independent(number), **quiet, **given),
                 space,
@@ -311,15 +382,107 @@ def build(options: Mapping[str, Any], space: SearchSpace, seed: int, groups: Gro
                 space,
                 Groups(),
             )
+        case "nsga2" | "nsga3" as name:
+            # Generations and their parents are attributes in the storage, so that a sampler need remember nothing.
+            genetic = NSGAIISampler if name == "nsga2" else NSGAIIISampler
+            return Guided(lambda number: genetic(seed=sampler_seed(seed, number), **given), space, Groups())
         case _:
             quiet = {"warn_independent_sampling": False}
+            whole = [trial for trial in known.earlier if _always(space) <= trial.params.keys()]
             return Guided(
-                lambda number: GPSampler(
-                    seed=sampler_seed(seed, number), independent_sampler=independent(number), **quiet, **given
+                _seeing(
+                    lambda number: GPSampler(
+                        seed=sampler_seed(seed, number), independent_sampler=independent(number), **quiet, **given
+                    ),
+                    whole,
                 ),
                 space,
                 Groups(),
             )
+
+
+_Make = Callable[[int], BaseSampler]
+
+
+def _seeing(make: _Make, earlier: Sequence[FrozenTrial]) -> _Make:
+    """Let samplers see trials of earlier sweeps before the sweep's own."""
+    if not earlier:
+        return make
+    sight = with_earlier(earlier)
+    return lambda number: Seeing(make(number), sight)
+
+
+def _always(space: SearchSpace) -> set[str]:
+    """Return the parameters that every trial has."""
+    return {name for name, parameter in space.parameters.items() if len(parameter.conditions) == 0}
+
+
+def _is_ragged(space: SearchSpace, earlier: Iterable[FrozenTrial]) -> bool:
+    """Whether trials differ in which parameters they have."""
+    names = space.parameters.keys()
+    return _always(space) != names or any(trial.params.keys() != names for trial in earlier)
+
+
+def _sources(space: SearchSpace, earlier: Iterable[FrozenTrial]) -> dict[str, Any]:
+    """Return what CMA-ES begins with (Nomura et al. 2021): the earlier trials that have all that it draws itself."""
+    numbers = {
+        name: parameter.distribution
+        for name, parameter in space.parameters.items()
+        if name in _always(space)
+        and not isinstance(parameter.distribution, CategoricalDistribution)
+        and not parameter.distribution.single()
+    }
+    whole = [
+        seen_trial(
+            trial.number,
+            trial.state,
+            trial.value,
+            params={name: trial.params[name] for name in numbers},
+            distributions=numbers,
+        )
+        for trial in earlier
+        if numbers.keys() <= trial.params.keys() and trial.state is optuna.trial.TrialState.COMPLETE
+    ]
+    return {"source_trials": whole} if whole else {}
+
+
+def _bohb(
+    space: SearchSpace,
+    seed: int,
+    known: Known,
+    *,
+    random_fraction: float = 1 / 3,
+    min_points_in_model: int | None = None,
+    n_ei_candidates: int = 64,
+) -> _Make:
+    if known.rungs is None:
+        allowed = "with pruner=hyperband, or pruner=asha with a number as its min_resource: their rungs are its budgets"
+        raise bad_value("sampler.name", "bohb", allowed)
+    # One more than there are parameters, and two more so that good and bad ones can be told apart (section 4.1).
+    good = min_points_in_model or len(space.parameters) + 1
+    least = good + 2
+    before = with_earlier(known.earlier)
+    highest = at_highest_budget(known.rungs, least, minimize=known.minimize)
+    group = _is_ragged(space, known.earlier)
+
+    def sight(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        return highest(before(trials))
+
+    def make(number: int) -> BaseSampler:
+        if draws_at_random(seed, number, random_fraction):
+            return RandomSampler(sampler_seed(seed, number))
+        model = TPESampler(
+            seed=sampler_seed(seed, number),
+            n_startup_trials=least,
+            n_ei_candidates=n_ei_candidates,
+            # Equations 2 and 3: the best 15 %, and no fewer than a model needs.
+            gamma=lambda count: max(good, math.ceil(0.15 * count)),
+            multivariate=True,
+            group=group,
+        )
+        return Seeing(model, sight)
+
+    return make
 
 
 def _check_options(options: Mapping[str, Any]) -> dict[str, Any]:

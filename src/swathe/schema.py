@@ -15,39 +15,54 @@ from typing import Any, get_type_hints
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from swathe.annotations import checked_note, checked_tags
 from swathe.diagnosis import rule_of
 from swathe.errors import BadInputError, bad_value
+from swathe.objectives import check_alone, goal_of
 from swathe.training import recipe
 from swathe.training.diagnose import Thresholds
 
 
 @dataclass
 class SweepOptions:
-    """The search: what is optimised, over which space, and within which budget (times in seconds)."""
+    """The search: what is optimised, over which space, and within which budget (times in seconds).
+
+    `metric` and `direction` are lists of the same length for several objectives. `constraints`: reported metrics with a
+    bound each, such as "<= 50000".
+    """
 
     name: str | None = None
-    metric: str = "val_loss"
-    direction: str = "minimize"
+    metric: Any = "val_loss"
+    direction: Any = "minimize"
+    constraints: dict[str, Any] = field(default_factory=dict)
     trials: int = 100
     epochs: int | None = None
     wall_time: float | None = None
     device_seconds: float | None = None
     target: float | None = None
+    patience: int | None = None
+    min_improvement: float = 0.0
     retries: int = 3
     trial_timeout: float | None = None
     max_failures: int = 20
     ask_ahead: int | None = None
     group_ask: int | None = None
     storage: str | None = None
+    tags: dict[str, Any] = field(default_factory=dict)
+    note: str | None = None
     seed: int = 0
     space: dict[str, Any] = field(default_factory=dict)
     when: dict[str, Any] = field(default_factory=dict)
+    enqueue: Any = field(default_factory=list)
+    warm_start: Any = field(default_factory=list)
+    warm_start_best: int = 0
 
 
 @dataclass
 class ClusterOptions:
     """Where trials run: `kind` ray (local, or the cluster at `address`) or inline (this very process).
 
+    `cpus_per_worker` 0: workers whose trials start processes of their own hold nothing, see `integrations.ray_train`.
     `memory_per_worker`: GiB that a worker's trials may take beyond what it has at its start (None: no limit); of the
     machine's memory, not of a GPU's.
     """
@@ -187,6 +202,38 @@ class GPSampler:
 
 
 @dataclass
+class BOHBSampler:
+    """TPE over the values at the highest rung that enough trials have reached (Falkner et al. 2018)."""
+
+    name: str = "bohb"
+    random_fraction: float = 1 / 3
+    min_points_in_model: int | None = None
+    n_ei_candidates: int = 64
+
+
+@dataclass
+class NSGAIISampler:
+    """Genetic search by ranks of fronts and crowding distance (Deb et al. 2002), for several objectives."""
+
+    name: str = "nsga2"
+    population_size: int = 50
+    mutation_prob: float | None = None
+    crossover_prob: float = 0.9
+    swapping_prob: float = 0.5
+
+
+@dataclass
+class NSGAIIISampler:
+    """Genetic search by ranks of fronts and reference points (Deb & Jain 2014), for three objectives and more."""
+
+    name: str = "nsga3"
+    population_size: int = 50
+    mutation_prob: float | None = None
+    crossover_prob: float = 0.9
+    swapping_prob: float = 0.5
+
+
+@dataclass
 class NoPruner:
     """Every trial runs to its end."""
 
@@ -265,7 +312,7 @@ class Root:
 
     trainable: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
-    model: recipe.Model = MISSING
+    model: Any = MISSING
     data: recipe.Data = MISSING
     optim: recipe.Optim = MISSING
     schedule: recipe.Schedule = MISSING
@@ -289,7 +336,17 @@ class Root:
     pruner: Any = MISSING
 
 
-_SAMPLERS = (RandomSampler, TPESampler, CmaEsSampler, QMCSampler, GridSampler, GPSampler)
+_SAMPLERS = (
+    RandomSampler,
+    TPESampler,
+    CmaEsSampler,
+    QMCSampler,
+    GridSampler,
+    GPSampler,
+    BOHBSampler,
+    NSGAIISampler,
+    NSGAIIISampler,
+)
 _PRUNERS = (NoPruner, ASHAPruner, HyperbandPruner, MedianPruner, PercentilePruner, PatientPruner, ThresholdPruner)
 
 # Config group -> the option that is taken when a sweep names none. The first seven describe the training run.
@@ -355,6 +412,11 @@ def _is_share(value: Any) -> bool:
     return value is None or (0 < value < 1 or (value >= 1 and float(value).is_integer()))
 
 
+def _is_share_or_none(value: Any) -> bool:
+    # Workers whose trials start processes of their own, see `swathe.integrations.ray_train`, hold nothing.
+    return value == 0 or _is_share(value)
+
+
 def _is_memory(value: Any) -> bool:
     return value is None or 0 < value <= 2**20
 
@@ -366,13 +428,22 @@ def _one_of(*names: str) -> Callable[[Any], bool]:
 # Dotted key -> (what holds for an allowed value, the words for it).
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "device": (_one_of("auto", "cpu", "cuda"), "auto, cpu, cuda"),
-    "sweep.direction": (_one_of("minimize", "maximize"), "minimize, maximize"),
-    "sweep.metric": (bool, "the name of a reported metric"),
     "sweep.trials": (_at_least(1), "1 or more"),
     "sweep.epochs": (_at_least(1), "1 or more, or null"),
     "sweep.wall_time": (_above(0), "seconds above 0, or null"),
     "sweep.device_seconds": (_above(0), "seconds above 0, or null"),
     "sweep.target": (lambda value: value is None or math.isfinite(value), "a finite number, or null"),
+    "sweep.patience": (_at_least(1), "1 or more trials, or null"),
+    "sweep.min_improvement": (lambda value: 0 <= value < math.inf, "a finite number of 0 or more"),
+    "sweep.enqueue": (
+        lambda value: isinstance(value, list),
+        "a list of points, such as [{optim.lr: 0.001}, {optim: sgd}]",
+    ),
+    "sweep.warm_start": (
+        lambda value: isinstance(value, list) and all(isinstance(source, str) for source in value),
+        "a list of names of earlier sweeps, or of files of `swathe import`",
+    ),
+    "sweep.warm_start_best": (_at_least(0), "0 or more"),
     "sweep.retries": (_at_least(0), "0 or more"),
     "sweep.trial_timeout": (_above(0), "seconds above 0, or null"),
     "sweep.max_failures": (_at_least(1), "1 or more"),
@@ -389,8 +460,8 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "preflight.seconds": (_above(0), "seconds above 0"),
     "cluster.kind": (_one_of("ray", "inline"), "ray, inline"),
     "cluster.workers": (_at_least(1), "1 or more, or null for as many as fit"),
-    "cluster.cpus_per_worker": (_is_share, "a share of one CPU such as 0.5, or whole CPUs"),
-    "cluster.gpus_per_worker": (_is_share, "a share of one GPU such as 0.25, or whole GPUs, or null"),
+    "cluster.cpus_per_worker": (_is_share_or_none, "a share of one CPU such as 0.5, or whole CPUs, or 0"),
+    "cluster.gpus_per_worker": (_is_share_or_none, "a share of one GPU such as 0.25, or whole GPUs, or 0, or null"),
     "cluster.threads_per_worker": (_at_least(1), "1 or more, or null"),
     "cluster.memory_per_worker": (_is_memory, "GiB above 0, at most 1048576, or null for no limit"),
 }
@@ -410,5 +481,9 @@ def check(values: Mapping[str, Any]) -> None:
         place = values.get(section) if section else values
         if place is not None and name in place and not holds(place[name]):
             raise bad_value(key, place[name], allowed)
+    checked_tags(values.get("sweep", {}).get("tags") or {})
+    checked_note(values.get("sweep", {}).get("note") or "")
+    if "metric" in values.get("sweep", {}):
+        check_alone(goal_of(values["sweep"]), values)
     # The thresholds refuse what is not allowed themselves.
     rule_of(values.get("diagnosis", {}))

@@ -66,14 +66,15 @@ def train_once(
     until: int | None = None,
     lane: LaneGeometry | None = None,
     layers: bool = False,
+    parameters: bool = False,
     on_report: Callable[[Report], None] = lambda report: None,
     on_compile: Callable[[], None] = lambda: None,
 ) -> SingleRun:
     """Train a trial's config here, with the threads and the device given, and stop it after step `until`.
 
     It is trained alone, or with `lane` as the only trial in such a block, whose program is compiled after a call of
-    `on_compile` if it is not on disk. With `layers`, reports have the gradient's norm of every layer. Raises
-    `RunFailedError` with the reason when the run fails.
+    `on_compile` if it is not on disk. With `layers`, reports have the gradient's norm of every layer, with `parameters`
+    the size of the network. Raises `RunFailedError` with the reason when the run fails.
     """
     setup = WorkerSetup(
         trainable=config.get("trainable"),
@@ -84,6 +85,7 @@ def train_once(
         device=device,
         threads=threads,
         layers=layers,
+        parameters=parameters,
     )
     prepare(setup)
     run = SingleRun(geometry(setup))

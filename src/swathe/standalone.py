@@ -19,8 +19,8 @@ from swathe.records import Failure, Records
 from swathe.reproduce import available
 from swathe.single import RunFailedError, SingleRun, train_once
 from swathe.tracking import check_uri
-from swathe.training import data, wording
-from swathe.training.recipe import recipe_from_config
+from swathe.training import data, own_source, wording
+from swathe.training.recipe import Own, Recipe, model_name, recipe_from_config
 from swathe.weights import config_with_weights
 from swathe.worker import add_import_paths, load_function
 
@@ -159,8 +159,20 @@ def checked(config: Config, settings: Settings) -> Config:
     recipe = recipe_from_config(config)
     data.ensure(recipe.data, home.data)
     add_import_paths((os.getcwd(),))
+    own_source.check_call(recipe)
     wording.ensure(recipe, home.data)
+    try_own(recipe, home.data)
     return config_with_weights(config, home, settings.uri or home.tracking_uri)
+
+
+def try_own(recipe: Recipe, cache: Path) -> None:
+    """Let a network of the user's own take a batch; raises `BadInputError` for one that does not. Imports PyTorch."""
+    if not isinstance(recipe.model, Own):
+        return
+    from swathe.training.models import build
+
+    of = data.load(recipe.data, cache)
+    build(recipe.model, of.train_x.shape[1], of.classes or 1, of.image_shape, 0.0, None, of.sequence)
 
 
 def train(config: Config, settings: Settings, home: Home, on_report: Callable[[Report], None]) -> tuple[SingleRun, str]:
@@ -205,7 +217,8 @@ def _tags(run: SingleRun) -> dict[str, str]:
 def _name(config: Config) -> str:
     if config.get("trainable"):
         return str(config["trainable"])
-    return f"{config['model']['name']} {config['data']['name']} {config['optim']['name']} lr={config['optim']['lr']:g}"
+    model, optim = model_name(config["model"]), config["optim"]
+    return f"{model} {config['data']['name']} {optim['name']} lr={optim['lr']:g}"
 
 
 def leaves(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:

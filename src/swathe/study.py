@@ -14,7 +14,8 @@ import os
 import re
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -29,15 +30,19 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from sqlalchemy.engine import URL, make_url
 
 from swathe import samplers
+from swathe.enqueued import ENQUEUED, Point
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import Direction, Proposal, Proposed, TrialState, Value
 from swathe.journal import Journal, JournalReader
+from swathe.pruners import Rungs
 from swathe.samplers import SearchSpace, suggest_from
 
 JOURNAL = "journal.log"
 CONNECT_SECONDS = 5
 # The study's attribute that has what its driver says of its session.
 SESSION = "session"
+# The attribute in which Optuna keeps a trial's constraints (optuna/samplers/_base.py).
+_CONSTRAINTS = "constraints"
 
 _STATES = {
     TrialState.WAITING: optuna.trial.TrialState.WAITING,
@@ -51,7 +56,11 @@ _FROM_OPTUNA = {theirs: ours for ours, theirs in _STATES.items()}
 
 @dataclass(frozen=True, slots=True)
 class PastTrial:
-    """A trial as the storage remembers it: `value` is its objective, `values` what it reported by step."""
+    """A trial as the storage remembers it: `value` is its objective, `values` what it reported by step.
+
+    Of several objectives these are the first, and `objectives` all of a complete trial; of one it is empty. `feasible`:
+    whether it keeps the sweep's constraints, as far as there are any.
+    """
 
     number: int
     params: Mapping[str, Value]
@@ -61,6 +70,8 @@ class PastTrial:
     attrs: Mapping[str, Value]
     # Unix time (seconds); of two trials that are otherwise the same nobody asks which ended first.
     ended: float | None = field(default=None, compare=False)
+    objectives: tuple[float, ...] = ()
+    feasible: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,7 @@ class Foretold:
     value: float | None
     attrs: Mapping[str, Value]
     tags: Mapping[str, str]
+    constraints: Mapping[str, float] = field(default_factory=dict)
 
 
 class Study:
@@ -88,11 +100,13 @@ class Study:
         *,
         space: SearchSpace | None = None,
         drawing: samplers.Drawing | None = None,
+        points: Iterable[Point] = (),
     ) -> None:
         self._study = study
         self._store = store
         self._storage = store.storage
         self._study_id = store.storage.get_study_id_from_name(study.study_name)
+        self._objectives = len(study.directions)
         self._space = space
         self._drawing = drawing
         # Optuna's id of each trial that is not over, by number.
@@ -100,6 +114,9 @@ class Study:
         # Trials that an earlier session had left without the end that their last report gave them; they have it now.
         self.made_up: dict[int, Foretold] = {}
         self._next = 0
+        # The points to try before anything is drawn, in order, and the ids of those that a trial has.
+        self._points = deque(points)
+        self._taken: set[str] = set()
 
     @classmethod
     def open(
@@ -114,24 +131,31 @@ class Study:
         seed: int,
         group: int = 1,
         structural: Callable[[str], bool] = lambda name: False,
+        others: Sequence[Direction] = (),
+        points: Iterable[Point] = (),
+        known: samplers.Known | None = None,
     ) -> Study:
         """Create the study or go on with it; the caller must be the only one who writes to it.
 
-        `sampler` names one of random, tpe, cmaes, qmc, grid and gp, with Optuna's own options. What is drawn for a
-        trial is a function of (seed, trial number, the trials before it), so that with one worker a sweep is
-        repeatable, also over a resume. Trials enqueued from outside are drawn now. `group` consecutive trials have
-        the values of their parameters in common that are `structural` (by name), where the sampler can do so.
-        Raises `BadInputError`.
+        `others`: the directions of further objectives, where there are several. `sampler` names one of random, tpe,
+        cmaes, qmc, grid, gp, nsga2 and nsga3, with Optuna's own options. What is drawn for a trial is a function of
+        (seed, trial number, the trials before it), so that with one worker a sweep is repeatable, also over a resume.
+        Trials enqueued from outside are drawn now. `group` consecutive trials have the values of their parameters in
+        common that are `structural` (by name), where the sampler can do so. The first trials take the values of
+        `points`, one each; `known` is what the sampler may use beside the study. Raises `BadInputError`.
         """
         _be_quiet()
-        drawing = samplers.build(sampler, space, seed, _groups(space, group, structural))
+        drawing = samplers.build(sampler, space, seed, _groups(space, group, structural), known)
         with _refusing(storage):
             store = _open_store(storage, folder)
             try:
                 optuna_study = _existing(name, store.storage) or optuna.create_study(
-                    study_name=name, storage=store.storage, direction=direction.value, pruner=optuna.pruners.NopPruner()
+                    study_name=name,
+                    storage=store.storage,
+                    directions=[one.value for one in (direction, *others)],
+                    pruner=optuna.pruners.NopPruner(),
                 )
-                study = cls(optuna_study, store, space=space, drawing=drawing)
+                study = cls(optuna_study, store, space=space, drawing=drawing, points=points)
                 with _uncollected():
                     study._take_over(seed)
                 study.commit()
@@ -196,30 +220,54 @@ class Study:
         with self._storing(), warnings.catch_warnings():
             # Optuna's on experimental options, SciPy's on the balance of a Sobol sequence.
             warnings.simplefilter("ignore")
-            while len(proposals) < count and not self._drawing.exhausted:
+            while len(proposals) < count and (self._points or not self._drawing.exhausted):
                 proposals.append(self._draw(self._drawing, self._space))
-        return Proposed(tuple(proposals), exhausted=self._drawing.exhausted)
+        return Proposed(tuple(proposals), exhausted=self._drawing.exhausted and not self._points)
+
+    def enqueue(self, point: Point) -> None:
+        """Let the next trial that is drawn, after those enqueued before, take a point, unless one has it already."""
+        if point.id not in self._taken:
+            self._points.append(point)
+
+    @property
+    def taken(self) -> Set[str]:
+        """The ids of the points that trials have taken; what was committed since is there to stay."""
+        return self._taken
 
     def record(self, trial: int, step: int, value: float) -> None:
         """Write what a trial reported at one step; NaN and infinities are kept."""
         with self._storing():
             self._storage.set_trial_intermediate_value(self._ids[trial], step, float(value))
 
-    def tell(self, trial: int, state: TrialState, value: float | None, attrs: Mapping[str, Value]) -> None:
+    def tell(
+        self,
+        trial: int,
+        state: TrialState,
+        value: float | None,
+        attrs: Mapping[str, Value],
+        *,
+        objectives: Sequence[float] = (),
+        constraints: Mapping[str, float] | None = None,
+    ) -> None:
         """End a trial. Only a complete trial must have a value, and only a finite one is kept.
 
         A diverged trial is told as pruned and then has none: Optuna's samplers would take NaN or an infinity for a
-        result. Its reports tell what happened.
+        result. Its reports tell what happened. Of several objectives `objectives` are all, which only a complete trial
+        has. `constraints`: violations by name, which are kept in their order as Optuna's samplers keep those of a
+        `constraints_func`: in the form that optuna-dashboard reads, too.
         """
-        finite = value is not None and math.isfinite(value)
+        given = [value] if self._objectives == 1 and value is not None else list(objectives)
+        finite = len(given) == self._objectives and all(map(math.isfinite, given))
         if state is TrialState.COMPLETE and not finite:
-            raise ValueError(f"trial {trial} cannot be complete with the objective {value}")
+            raise ValueError(f"trial {trial} cannot be complete with the objective {given or value}")
         trial_id = self._ids.pop(trial)
-        kept = [float(value)] if value is not None and finite and state is not TrialState.FAILED else None
+        kept = [float(one) for one in given] if finite and state is not TrialState.FAILED else None
         with self._storing():
             # The attributes first: a trial that is over takes none.
             for key, attr in attrs.items():
                 self._storage.set_trial_user_attr(trial_id, key, attr)
+            if constraints:
+                self._storage.set_trial_system_attr(trial_id, _CONSTRAINTS, list(constraints.values()))
             self._storage.set_trial_state_values(trial_id, _STATES[state], kept)
 
     def note(self, trial: int, key: str, value: Value) -> None:
@@ -269,7 +317,13 @@ class Study:
 
     def _draw(self, drawing: samplers.Drawing, space: SearchSpace) -> Proposal:
         number, self._next = self._next, self._next + 1
+        point = self._points.popleft() if self._points else None
+        if point is not None:
+            self._taken.add(point.id)
         if isinstance(drawing, samplers.Guided):
+            if point is not None:
+                # Optuna's own way: the trial is there with its values at once, and `ask` takes it.
+                self._study.enqueue_trial(dict(point.values), user_attrs={ENQUEUED: point.id})
             self._study.sampler = drawing.sampler(number, self._head(drawing.groups, number))
             trial = self._study.ask()
             self._ids[trial.number] = trial._trial_id
@@ -277,7 +331,7 @@ class Study:
         # What needs no history is drawn first and written in one operation: the cost does not grow with the trials,
         # while Optuna's `ask` looks through all of them for one that is waiting.
         distributions: dict[str, BaseDistribution] = {}
-        suggest = drawing.suggest(number, self._study)
+        suggest = drawing.suggest(number, self._study, {} if point is None else point.values)
 
         def note(name: str, distribution: BaseDistribution) -> Value:
             distributions[name] = distribution
@@ -285,7 +339,10 @@ class Study:
 
         params = space.sample(note)
         template = optuna.trial.create_trial(
-            state=optuna.trial.TrialState.RUNNING, params=params, distributions=distributions
+            state=optuna.trial.TrialState.RUNNING,
+            params=params,
+            distributions=distributions,
+            user_attrs=None if point is None else {ENQUEUED: point.id},
         )
         trial_id = self._storage.create_new_trial(self._study_id, template)
         number = self._storage.get_trial_number_from_id(trial_id)
@@ -293,7 +350,10 @@ class Study:
         return Proposal(number, params)
 
     def _head(self, groups: samplers.Groups, number: int) -> Mapping[str, Value]:
-        """Return the parameters of the first trial of a trial's group; none for that one itself, or if it is gone."""
+        """Return the parameters of the first trial of a trial's group.
+
+        None for that one itself, if it is gone, or if it took a point: a group is not to share what nobody drew.
+        """
         head = groups.head(number)
         if head == number:
             return {}
@@ -301,7 +361,8 @@ class Study:
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, head)
         except KeyError:
             return {}
-        return self._storage.get_trial(trial_id).params
+        trial = self._storage.get_trial(trial_id)
+        return {} if ENQUEUED in trial.user_attrs else trial.params
 
     def _take_over(self, seed: int) -> None:
         """Learn what there is: trials that are not over, whose missing parameters are drawn at random, and the grid."""
@@ -309,6 +370,8 @@ class Study:
         params: list[Mapping[str, Value]] = []
         for trial in self._study.get_trials(deepcopy=False):
             self._next = trial.number + 1
+            if ENQUEUED in trial.user_attrs:
+                self._taken.add(trial.user_attrs[ENQUEUED])
             if trial.state.is_finished():
                 params.append(trial.params)
                 continue
@@ -316,7 +379,7 @@ class Study:
             end = _foretold(trial)
             if end is not None:
                 self.made_up[trial.number] = end
-                self.tell(trial.number, end.state, end.value, end.attrs)
+                self.tell(trial.number, end.state, end.value, end.attrs, constraints=end.constraints)
                 params.append(trial.params)
                 continue
             if trial.state is optuna.trial.TrialState.WAITING:
@@ -330,6 +393,7 @@ class Study:
                 raise BadInputError(
                     f"Trial {trial.number}, which was enqueued from outside, is not in the space: {error}"
                 ) from error
+        self._points = deque(point for point in self._points if point.id not in self._taken)
         if isinstance(self._drawing, samplers.Grid):
             self._drawing.leave_out(params)
 
@@ -375,9 +439,9 @@ def engine_of(storage: str) -> sqlalchemy.Engine:
 # Storage.
 
 
-def check_sampler(sampler: Mapping[str, Any], space: SearchSpace) -> None:
+def check_sampler(sampler: Mapping[str, Any], space: SearchSpace, rungs: Rungs | None = None) -> None:
     """Refuse options that the sampler does not have, and a space that it cannot draw from; raises `BadInputError`."""
-    samplers.build(sampler, space, 0)
+    samplers.build(sampler, space, 0, known=samplers.Known(rungs=rungs))
 
 
 def _groups(space: SearchSpace, size: int, structural: Callable[[str], bool]) -> samplers.Groups:
@@ -392,10 +456,12 @@ def _past(trial: optuna.trial.FrozenTrial) -> PastTrial:
         number=trial.number,
         params=dict(trial.params),
         state=_FROM_OPTUNA[trial.state],
-        value=trial.value,
+        value=trial.values[0] if trial.values else None,
         values=dict(trial.intermediate_values),
         attrs=dict(trial.user_attrs),
         ended=None if trial.datetime_complete is None else trial.datetime_complete.timestamp(),
+        objectives=tuple(trial.values) if trial.values and len(trial.values) > 1 else (),
+        feasible=all(violation <= 0 for violation in trial.constraints.values()),
     )
 
 
@@ -474,6 +540,11 @@ def _replay(journal: Journal | JournalReader, path: Path) -> JournalStorage:
         reason = f"{type(error).__name__}: {_reason(error)}"
         where = f"{path} is damaged in line {journal.line}"
         raise SwatheError(f"{where}, so that its trials cannot be read ({reason}).") from error
+
+
+def read_journal(path: Path) -> BaseStorage:
+    """Open a journal of Optuna's, or of a sweep, to read it; raises `SwatheError` where it is damaged."""
+    return _replay(JournalReader(path), path)
 
 
 def _parse(storage: str) -> URL:

@@ -23,10 +23,13 @@ from swathe.view import eta, latest_line, open_view, short, spent
 # Its imports are not for commands that only ask a server.
 if TYPE_CHECKING:
     from swathe.reproduce import Reproduction
+    from swathe.versus import Versus
 
 WATCH_SECONDS = 1.0
 # Trials of each symptom that are shown with what was said of them.
 EXAMPLES = 3
+# Trials of a front that `swathe status` shows.
+FRONT_LINES = 8
 _ACTIONS = {
     Action.STOP: "stops the trial",
     Action.EARLY_STOP: "ends the trial early",
@@ -43,13 +46,22 @@ def params_text(params: Mapping[str, Value]) -> str:
     return " ".join(f"{name}={short(value)}" for name, value in zip(names, params.values(), strict=True))
 
 
-def comparison(rows: Sequence[Row], metric: str, *, title: str) -> Table:
-    """Trials side by side: state, the metric, accuracy where it is reported, symptoms, and what was searched."""
+def comparison(rows: Sequence[Row], metric: str, *, title: str, others: Sequence[str] = ()) -> Table:
+    """Trials side by side: state, the metric, accuracy where it is reported, symptoms, and what was searched.
+
+    With `others`, further objectives, these in place of accuracy, and a mark on the front. What breaks a constraint
+    says so.
+    """
     table = Table(title=title, title_justify="left", expand=False)
     table.add_column("trial", justify="right")
     table.add_column("state", max_width=18)
     shown = [metric, *(name for name in ("val_accuracy", "val_loss") if name != metric)]
     shown = [name for name in shown if any(name in row.metrics for row in rows)][:2]
+    if others:
+        shown = list(dict.fromkeys((metric, *others)))
+    marked = bool(others) or not all(row.feasible for row in rows)
+    if marked:
+        table.add_column("front" if others else "constraints", no_wrap=True)
     for name in shown:
         table.add_column(name, justify="right")
     diagnosed = any(row.diagnosis for row in rows)
@@ -59,8 +71,84 @@ def comparison(rows: Sequence[Row], metric: str, *, title: str) -> Table:
     for row in rows:
         values = [f"{row.metrics[name]:.4g}" if name in row.metrics else "" for name in shown]
         symptoms = ["\n".join(row.diagnosis)] if diagnosed else []
-        table.add_row(str(row.trial), row.state, *values, *symptoms, params_text(row.params))
+        marks = [_mark(row, others)] if marked else []
+        table.add_row(str(row.trial), row.state, *marks, *values, *symptoms, params_text(row.params))
     return table
+
+
+def versus(found: Versus) -> Group:
+    """Several sweeps side by side: trials and best values, the best after equal work, and in what they differ."""
+    names = [one.name for one in found.sweeps]
+    head = Table(title=f"By {found.metric}, {found.direction}d", title_justify="left", expand=False)
+    head.add_column("sweep", overflow="fold")
+    for name in ("trials", "epochs", "best", "trial"):
+        head.add_column(name, justify="right")
+    head.add_column("parameters", overflow="fold")
+    for one in found.sweeps:
+        states = ", ".join(f"{count} {state}" for state, count in one.counts.items())
+        best = ("", "") if one.best is None else (f"{one.best[1]:.5g}", str(one.best[0]))
+        head.add_row(one.name, states or "none yet", str(one.epochs), *best, params_text(one.params))
+    parts: list[Table | Text] = [head]
+    if found.epochs:
+        after = Table(title=f"The best {found.metric} after as many epochs", title_justify="left", expand=False)
+        after.add_column("epochs", justify="right")
+        for name in names:
+            after.add_column(name, justify="right", overflow="fold")
+        for place, count in enumerate(found.epochs):
+            values = [one.after[place] for one in found.sweeps]
+            after.add_row(str(count), *("" if value is None else f"{value:.5g}" for value in values))
+        parts.append(after)
+    if found.differences:
+        differ = Table(title="In what their configs differ", title_justify="left", expand=False)
+        differ.add_column("key", overflow="fold")
+        for name in names:
+            differ.add_column(name, overflow="fold")
+        for key, shown in found.differences.items():
+            differ.add_row(key, *("" if value is None else short(value) for value in shown))
+        parts.append(differ)
+    return Group(*parts)
+
+
+def _mark(row: Row, others: Sequence[str]) -> str:
+    if not row.feasible:
+        return "broken"
+    return ("*" if row.front else "") if others else "kept"
+
+
+def front(item: Overview) -> Table:
+    """The trials that no other dominates: each objective, and what was searched."""
+    title = f"The front of {item.name}: {goal_text(item)}"
+    table = Table(title=title, title_justify="left", expand=False)
+    table.add_column("trial", justify="right")
+    for name in item.metrics:
+        table.add_column(name, justify="right")
+    table.add_column("searched", overflow="fold")
+    for one in item.front:
+        table.add_row(str(one.trial), *(f"{value:.6g}" for value in one.values), params_text(one.params))
+    return table
+
+
+def goal_text(item: Overview) -> str:
+    """Return the objectives with their directions: `val_loss minimized, parameters minimized`."""
+    pairs = zip(item.metrics, item.directions, strict=True)
+    return ", ".join(f"{metric} {direction}d" for metric, direction in pairs)
+
+
+def _goal_lines(item: Overview) -> list[Text]:
+    """Return the lines on constraints and the front."""
+    lines = []
+    if item.feasible is not None:
+        complete = item.counts.get(TrialState.COMPLETE, 0)
+        bounds = ", ".join(f"{name} {bound}" for name, bound in item.constraints.items())
+        lines.append(Text(f"constraints: {bounds}; {item.feasible} of {complete} complete trials keep them"))
+    if item.several:
+        lines.append(Text(f"objectives: {goal_text(item)}; on the front {len(item.front)} trials"))
+        for one in item.front[:FRONT_LINES]:
+            pairs = zip(item.metrics, one.values, strict=True)
+            lines.append(Text(f"  trial {one.trial}: {', '.join(f'{name} {value:.6g}' for name, value in pairs)}"))
+        if len(item.front) > FRONT_LINES:
+            lines.append(Text(f"  all of it: swathe best {item.name}"))
+    return lines
 
 
 def sweeps(overviews: Sequence[Overview]) -> Table:
@@ -85,7 +173,8 @@ def overview(item: Overview) -> Group:
         lines.append(Text("   ".join(_session_words(item))))
     if item.lanes or (item.running and item.session is not None and item.session.lanes is not None):
         lines.append(Text(_lanes_line(item)))
-    if item.best is not None:
+    lines += _goal_lines(item)
+    if item.best is not None and not item.several:
         lines.append(Text(f"best: trial {item.best[0]}, {item.metric} {item.best[1]:.6g}"))
         lines.append(Text(f"      {params_text(item.best_params)}"))
     if item.diagnosis:
@@ -131,7 +220,9 @@ def watch(console: Console, read: Callable[[], Overview]) -> None:
 
 
 def best_lines(item: Overview) -> Group:
-    """The best trial's parameters, one a line."""
+    """The best trial's parameters, one a line; of several objectives, the front."""
+    if item.several:
+        return Group(front(item))
     assert item.best is not None
     head = Text(f"Best config: trial {item.best[0]}, {item.metric} {item.best[1]:.6g}", style="bold")
     return Group(head, *(Text(f"  {key}: {value}") for key, value in item.best_params.items()))

@@ -23,6 +23,8 @@ from swathe.spool import SpoolWriter, spool_folder, sweep_id
 
 # A recorder that dies is started again so many times in a session; what it had not carried is in the spool.
 RESTARTS = 3
+# The tag of a sweep's run that lists the trials of its front, and of each of their runs, which says "true".
+FRONT_TAG = "swathe.front"
 # MLflow keeps a shared view of an experiment's runs under this name, a dot and the view's own.
 VIEW_TAG = "mlflow.sharedViewState"
 _ALLOWED = "sqlite:///PATH, postgresql://USER:PASSWORD@HOST/DATABASE or the http(s)://HOST of an MLflow server"
@@ -33,7 +35,8 @@ class SweepRecord:
     """What identifies a sweep in MLflow: the parent run's name, tags and artifacts.
 
     `artifact_folder`: where artifacts go when MLflow is a database; a tracking server decides itself.
-    `workdir`: the folder whose git commit and diff are recorded. `space`: the names of what is searched.
+    `workdir`: the folder whose git commit and diff are recorded. `space`: the names of what is searched. `metric` and
+    `direction` are those of the first objective, `others` the metrics of further ones.
     """
 
     name: str
@@ -46,13 +49,15 @@ class SweepRecord:
     tags: Mapping[str, str]
     workdir: str
     space: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
     """What the parent run says at the end; `state` is MLflow's word: FINISHED, FAILED or KILLED.
 
-    `metrics`: numbers of the whole session, beside the best trial's.
+    `metrics`: numbers of the whole session, beside the best trial's. Of several objectives no trial is the best: the
+    numbers of those that no other dominates are `front`, and `best_values` the best of each objective by its metric.
     """
 
     state: str
@@ -66,6 +71,8 @@ class Summary:
     note_markdown: str
     model_path: str | None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    front: tuple[int, ...] = ()
+    best_values: Mapping[str, float] = field(default_factory=dict)
 
 
 def check_uri(uri: str) -> None:

@@ -114,6 +114,7 @@ def event(progress: Progress) -> dict[str, Any]:
         "epochs": progress.epochs,
         "lanes": None if progress.lanes is None else {"live": progress.lanes[0], "all": progress.lanes[1]},
         "best": None if best is None else {"trial": best[0], progress.metric: best[1], **progress.best_params},
+        **({"front": progress.front} if progress.front else {}),
         "diagnosis": dict(progress.diagnosis),
         "latest": [{"trial": number, "diagnosis": list(symptoms)} for number, symptoms in progress.latest],
         "device_seconds": round(progress.device_seconds, 3),
@@ -135,6 +136,8 @@ def headline(progress: Progress) -> str:
     words.append(f"{progress.running} running")
     if progress.best is not None:
         words.append(f"best {progress.metric} {progress.best[1]:.5g} (trial {progress.best[0]})")
+    if progress.front:
+        words.append(front_words(progress.front))
     words.append(f"{progress.elapsed:.0f} s")
     if progress.cost:
         words.append(f"cost {progress.cost}")
@@ -169,7 +172,14 @@ def panel(progress: Progress) -> Group:
         params = "  ".join(f"{key}={short(shown)}" for key, shown in progress.best_params.items())
         lines.append(Text(f"best so far: trial {number}, {progress.metric} {value:.5g}"))
         lines.append(Text(params, style="dim"))
+    if progress.front:
+        lines.append(Text(front_words(progress.front)))
     return Group(*lines)
+
+
+def front_words(count: int) -> str:
+    """Say how many trials no other dominates."""
+    return f"a front of {count} trial{'' if count == 1 else 's'}"
 
 
 def latest_line(latest: Sequence[tuple[int, Sequence[str]]]) -> str:

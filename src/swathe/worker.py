@@ -31,8 +31,10 @@ from swathe.checkpoints import NOTE, RESUMED, Checkpoints, History, digest
 from swathe.diagnosis import Rule, TrialDiagnosis, fact_tags, recipe_facts
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import Config, Decision, Direction, Failed, Finished, Report, Reported, Slots
+from swathe.objectives import Constraint
 from swathe.preflight_task import PreflightTask
 from swathe.training.diagnose import Action, Facts
+from swathe.training.recipe import PARAMETERS
 from swathe.training.verdict import Verdict
 
 # Reports that nobody waits for are sent together, at most this late (seconds).
@@ -97,7 +99,8 @@ class WorkerSetup:
     `slots`, `compile` and `memory_fraction` are the options of `lanes` in the config; `diagnosis` None: trials are not
     diagnosed. `preflight`: what to try before the first trial, None where nothing is or its verdict is known. `layers`:
     whether reports have the gradient's norm of every layer. `checkpoint_seconds`: how often a trial is kept in
-    `checkpoint_folder`, None for never.
+    `checkpoint_folder`, None for never. `constraints`: without them kept no report reaches the target. `parameters`:
+    whether a recipe's reports have the size of its network.
     """
 
     trainable: str | None
@@ -116,6 +119,12 @@ class WorkerSetup:
     layers: bool = False
     checkpoint_folder: str = ""
     checkpoint_seconds: float | None = None
+    constraints: tuple[Constraint, ...] = ()
+    parameters: bool = False
+
+    def reported(self, metrics: Mapping[str, float], size: int) -> Mapping[str, float]:
+        """Return a recipe's metrics with the size of its network, where that is asked for."""
+        return {**metrics, PARAMETERS: float(size)} if self.parameters else metrics
 
     def checkpoints(self) -> Checkpoints:
         """Return a worker's hold on its trials' checkpoints."""
@@ -540,13 +549,14 @@ class Pace:
 def _train_recipe(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | None:
     from swathe.training.alone import alone
     from swathe.training.diagnose_facts import dataset_facts
+    from swathe.training.own_source import source_tags
     from swathe.training.recipe import recipe_from_config
 
     solo = alone(recipe_from_config(job.config), setup.device, setup.data, layers=setup.layers)
     data = solo.dataset
     facts = recipe_facts(solo.recipe, dataset_facts(data), solo.steps, setup.metric)
     diagnosis = TrialDiagnosis(setup.diagnosis, facts)
-    dataset = {"swathe.dataset": data.name, "swathe.dataset_digest": data.digest}
+    dataset = {"swathe.dataset": data.name, "swathe.dataset_digest": data.digest, **source_tags(solo.recipe, data)}
     channel.emit(Note(job.trial, {**dataset, **fact_tags(facts)}))
     pace = Pace(channel, job.trial, job.decide_from)
     metrics: Mapping[str, float] = {}
@@ -554,6 +564,7 @@ def _train_recipe(setup: WorkerSetup, channel: Channel, job: Job) -> bytes | Non
     for epoch, metrics, seconds in solo.reports(should_stop=lambda: channel.stopped(job.trial)):
         if pace.settle():
             return None
+        metrics = setup.reported(metrics, solo.size)
         report = diagnosis.judge(Report(job.trial, epoch, metrics, seconds, time.time()))
         pace.send(report)
         if reaches_target(setup, metrics):
@@ -581,6 +592,8 @@ def reaches_target(setup: WorkerSetup, metrics: Mapping[str, float]) -> bool:
     """Whether these metrics end the sweep."""
     value = metrics.get(setup.metric)
     if setup.target is None or value is None:
+        return False
+    if not all(one.metric in metrics and one.violation(metrics[one.metric]) <= 0 for one in setup.constraints):
         return False
     return value <= setup.target if setup.direction is Direction.MINIMIZE else value >= setup.target
 
@@ -630,9 +643,12 @@ class _FunctionSession:
         self.suspending = True
         return False
 
-    def checkpoint(self, state: Any) -> bool:
+    def checkpoint_due(self) -> bool:
         self.keeps = self.checkpoints.enabled and self.history.last_step is not None
-        if not (self.suspending or (self.keeps and self.checkpoints.due(self.info.number))):
+        return self.suspending or (self.keeps and self.checkpoints.due(self.info.number))
+
+    def checkpoint(self, state: Any) -> bool:
+        if not self.checkpoint_due():
             return False
         # A module can be called, too.
         kept = self._save(state() if inspect.isroutine(state) else state)

@@ -285,7 +285,7 @@ def test_the_form_makes_each_ready_sweep_again(
         )
         assert sweep["space"] == ready["space"]
         assert sweep.get("when") == ready.get("when")
-        if name in ("quickstart", "fine_tuning", "warmup"):
+        if name in ("quickstart", "fine_tuning", "warmup", "accuracy_and_size"):
             (tmp_path / f"{name}.yaml").write_text(text)
             composed, known = compose_sweep(str(tmp_path / f"{name}.yaml"), []), compose_sweep(name, [])
             assert (composed.name, composed.values, composed.when) == (known.name, known.values, known.when), text

@@ -99,6 +99,7 @@ def test_an_export_is_the_folder_s(run: Callable[..., Printed], tmp_path: Path) 
         *(
             "compare f --top 3 --sort val_loss --json",
             "compare f --sort nope",
+            "compare f f",
             "diagnose f --json",
             "diagnose f --trial 1",
         ),

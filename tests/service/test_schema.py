@@ -31,7 +31,7 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 OPERATIONS = [
     *("GET /health", "GET /sweeps", "GET /sweeps/{name}", "GET /sweeps/{name}/trials"),
     *("GET /sweeps/{name}/trials/{number}", "GET /sweeps/{name}/trials/{number}/curves"),
-    *("GET /catalog", "GET /sweeps/{name}/importance"),
+    *("GET /catalog", "GET /compare", "GET /sweeps/{name}/importance"),
     *("GET /sweeps/{name}/diagnosis", "GET /sweeps/{name}/best", "POST /sweeps/{name}/stop", "POST /validate"),
     *("POST /sweeps", "POST /sweeps/{name}/resume", "POST /sweeps/{name}/reproduce", "POST /sweeps/{name}/report"),
     *("POST /train", "POST /lr-find", "PUT /sweeps/{name}/priority", "GET /sweeps/{name}/report", "GET /cluster"),

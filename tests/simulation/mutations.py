@@ -84,8 +84,16 @@ MUTATIONS: dict[str, tuple[str, str]] = {
         "",
     ),
     "the best trial is not kept over a break": (
-        "                self._improves(past.number, past.value)\n",
+        "                self._improves(past.number, past.objectives or (past.value,), feasible=past.feasible)\n",
         "                self._waiting += 0\n",
+    ),
+    "patience counts anew after a break": (
+        "            self._stagnation.restore(past_trials, self._sign)\n",
+        "            self._waiting += 0\n",
+    ),
+    "a sweep goes on when its patience is over": (
+        "            yield from self._end(stagnation_reason(patience, self._budget.min_improvement))\n",
+        "            yield from ()\n",
     ),
 }
 

@@ -66,6 +66,8 @@ class Shape:
     # After how many of their reports trials are kept, and how many of those cannot be read again.
     kept: float
     damaged: float
+    # How many points the first trials are to take.
+    points: int
 
     @classmethod
     def drawn(cls, seed: int, trials: int = 50) -> Shape:
@@ -89,6 +91,7 @@ class Shape:
                 device_seconds=draw.uniform(1, 4 * count) if 0.1 < limit < 0.2 else None,
                 target=draw.uniform(0.0, 0.2) if 0.2 < limit < 0.3 else None,
                 wall_time=draw.uniform(1, count) if 0.3 < limit < 0.4 else None,
+                patience=draw.randint(1, count) if 0.4 < limit < 0.5 else None,
             ),
             group=draw.choice([1, 1, 4]),
             journal=journal,
@@ -98,6 +101,7 @@ class Shape:
             trial_timeout=8.0 if draw.random() < 0.25 else None,
             kept=draw.choice([0.0, 0.3, 1.0]),
             damaged=draw.choice([0.0, 0.0, 0.2]),
+            points=draw.choice([0, 0, 1, 3]),
         )
 
     @property

@@ -23,6 +23,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from swathe import pruners, samplers
 from swathe import study as study_module
 from swathe.controller import Controller
+from swathe.enqueued import ENQUEUED, Point
 from swathe.errors import SwatheError
 from swathe.events import (
     Ask,
@@ -205,7 +206,7 @@ class World:
 
     def _open_study(self) -> Study:
         shape = self.shape
-        options: dict[str, Any] = {"space": self._space, "seed": shape.seed}
+        options: dict[str, Any] = {"space": self._space, "seed": shape.seed, "points": self._points()}
         if shape.journal:
             study = Study.open(
                 "s",
@@ -228,9 +229,12 @@ class World:
         groups = study_module._groups(self._space, shape.group, lambda name: name == "key")
         drawing = samplers.build(shape.sampler, self._space, shape.seed, groups)
         store = study_module._Store(self._memory._storage)
-        study = Study(self._memory, store, space=self._space, drawing=drawing)
+        study = Study(self._memory, store, space=self._space, drawing=drawing, points=self._points())
         study._take_over(shape.seed)
         return study
+
+    def _points(self) -> list[Point]:
+        return [Point(f"point {index}", {"x": index / 10}) for index in range(self.shape.points)]
 
     def _commit_or_fail(self) -> None:
         if self.clock.draw.random() < self._faults.commit_fails:
@@ -634,7 +638,8 @@ class World:
         runs = self._recorder.close()
         ending = self._done
         assert ending is not None
-        cut = ending.failed or "used up" in ending.reason or "target" in ending.reason or "same reason" in ending.reason
+        reasons = ("used up", "target", "same reason", "no better best")
+        cut = ending.failed or any(words in ending.reason for words in reasons)
         for past in history:
             if not past.state.final:
                 if not cut:
@@ -653,9 +658,26 @@ class World:
         best = self._controller.best
         if min(values, default=None) != (None if best is None else sign * best[1]):
             self._fail(f"the best trial is said to be {best}")
+        self._check_patience()
+        taken = [past.attrs[ENQUEUED] for past in history if ENQUEUED in past.attrs]
+        if taken != [point.id for point in self._points()][: len(history)]:
+            self._fail(f"the points that were tried are {taken}")
         whole = len(history) == self.shape.budget.trials or self.shape.sampler["name"] == "grid"
         if not cut and not whole:
             self._fail(f"the sweep ends with {len(history)} of {self.shape.budget.trials} trials")
+
+    def _check_patience(self) -> None:
+        """No trial goes on once so many have ended without a better best."""
+        patience, sign = self.shape.budget.patience, 1 if self.shape.direction is Direction.MINIMIZE else -1
+        best, since = math.inf, 0
+        for kind, trial, *rest in (entry for entry in self.log if patience is not None and entry[0] == "tell"):
+            state, reason, value = rest
+            if state is TrialState.FAILED or reason.startswith("stopped at step"):
+                continue
+            if patience is not None and since >= patience:
+                self._fail(f"the {kind} of trial {trial} comes after {since} without a better best")
+            better = state is TrialState.COMPLETE and sign * value < best
+            best, since = (sign * value, 0) if better else (best, since + (best < math.inf))
 
     def _reopened(self) -> list[PastTrial]:
         if not self.shape.journal:

@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-# Samplers by the names that hydra-optuna-sweeper gives them; an option that is null is left to Swathe's default.
+# Samplers by the names that hydra-optuna-sweeper gives them.
 SAMPLERS = {
     "tpe": "optuna.samplers.TPESampler",
     "random": "optuna.samplers.RandomSampler",
@@ -16,7 +16,45 @@ SAMPLERS = {
     "grid": "optuna.samplers.GridSampler",
     "qmc": "optuna.samplers.QMCSampler",
     "gp": "optuna.samplers.GPSampler",
+    "nsgaii": "optuna.samplers.NSGAIISampler",
 }
+# Their options that Swathe has too. Each is there from the start, so that Hydra lets the command line set it; one that
+# is null is left to Swathe's default.
+OPTIONS = {
+    "tpe": ("n_startup_trials", "n_ei_candidates", "multivariate"),
+    "cmaes": ("n_startup_trials", "sigma0", "popsize"),
+    "qmc": ("qmc_type", "scramble"),
+    "gp": ("n_startup_trials", "deterministic_objective"),
+    "nsgaii": ("population_size", "mutation_prob", "crossover_prob", "swapping_prob"),
+}
+# As in `swathe.schema`, which no app should have to import.
+CLUSTER = (
+    "kind",
+    "address",
+    "workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "threads_per_worker",
+    "memory_per_worker",
+)
+TRACKING = ("uri", "experiment")
+PRUNER = (
+    "bootstrap_count",
+    "interval_steps",
+    "lower",
+    "max_resource",
+    "min_delta",
+    "min_early_stopping_rate",
+    "min_resource",
+    "n_min_trials",
+    "n_startup_trials",
+    "n_warmup_steps",
+    "patience",
+    "percentile",
+    "reduction_factor",
+    "upper",
+    "wrapped",
+)
 
 
 @dataclass
@@ -44,9 +82,9 @@ class SwatheSweeperConf:
     params: dict[str, Any] | None = None
     search_space: dict[str, Any] | None = None
     custom_search_space: str | None = None
-    pruner: dict[str, Any] = field(default_factory=lambda: {"name": "asha"})
-    cluster: dict[str, Any] = field(default_factory=dict)
-    tracking: dict[str, Any] = field(default_factory=dict)
+    pruner: dict[str, Any] = field(default_factory=lambda: {"name": "asha", **dict.fromkeys(PRUNER)})
+    cluster: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(CLUSTER))
+    tracking: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(TRACKING))
 
 
 def register() -> None:
@@ -56,7 +94,7 @@ def register() -> None:
     there = store.repo.get("hydra", {}).get("sweeper", {}).get("sampler", {})
     for name, target in SAMPLERS.items():
         if f"{name}.yaml" not in there:
-            node = {"_target_": target, "seed": None}
+            node = {"_target_": target, "seed": None, **dict.fromkeys(OPTIONS.get(name, ()))}
             store.store(group="hydra/sweeper/sampler", name=name, node=node, provider="swathe_sweeper")
 
 

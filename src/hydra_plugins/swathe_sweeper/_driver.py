@@ -33,7 +33,9 @@ class AppComposer(TrialComposer):
 
     def trial_config(self, params: Mapping[str, Value]) -> Config:
         config = super().trial_config({})
-        config["params"] = {"app": config["params"]["app"], "overrides": self._search.overrides(params)}
+        whole = config["params"]
+        several = {"objectives": whole["objectives"]} if "objectives" in whole else {}
+        config["params"] = {"app": whole["app"], "overrides": self._search.overrides(params), **several}
         return config
 
     def logged_params(self, params: Mapping[str, Value]) -> dict[str, Value]:
@@ -57,6 +59,8 @@ def drive(folder: Path) -> int:
         outcome = runtime.run(plan, home, view)
     console.print(f"Sweep {plan.card.name}: {outcome.reason}, after {outcome.seconds:.1f} s.")
     overview, _ = analysis.leaders(home, plan.card.name, top=0)
+    if overview.several and overview.best is not None:
+        console.print(tables.front(overview))
     again = plan.card.command if outcome.interrupted else None
     console.print(tables.next_lines(plan.card.name, again, best=overview.best is not None))
     return EXIT_INTERRUPTED if outcome.interrupted else EXIT_FAILED if outcome.failed else 0

@@ -25,11 +25,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hydra_plugins.swathe_sweeper._config import SAMPLERS
+from hydra_plugins.swathe_sweeper._config import OPTIONS, SAMPLERS
 from hydra_plugins.swathe_sweeper._space import AppSpace, Extender, Search, read
+from swathe.analysis import front_of, winner_of
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import TrialState, Value
 from swathe.home import Home, open_home, plain_name
+from swathe.objectives import MOST_OBJECTIVES, Goal, goal_of
 from swathe.pickled import pack
 from swathe.space import ends
 from swathe.study import PastTrial, Study
@@ -38,6 +40,8 @@ log = logging.getLogger("swathe")
 
 # So many values of a space are tried before anything is started: a composition takes some 50 ms.
 _TRIED = 40
+# Samplers that Swathe's own sweeps know by another name.
+_OWN_NAMES = {"nsgaii": "nsga2"}
 # The metric under which an app's numbers are reported, whatever they are.
 METRIC = "objective"
 
@@ -102,11 +106,16 @@ def _run(options: Mapping[str, Any], arguments: Sequence[str], app: App) -> None
     _check_failures(history, options)
     if code != 0:
         raise SystemExit(code)
-    _write_results(history, body["sweep"]["direction"], app.sweep_dir)
+    _write_results(history, goal_of(body["sweep"]), app.sweep_dir)
 
 
 def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _given(value: Any) -> dict[str, Any]:
+    """Return the options that are not null."""
+    return {key: one for key, one in (_plain(value) or {}).items() if one is not None}
 
 
 def _of_app(config: DictConfig) -> DictConfig:
@@ -158,23 +167,34 @@ def _name(options: Mapping[str, Any], app: App) -> str:
 def _body(options: Mapping[str, Any], name: str, search: Search, handed: Handed, app: App) -> dict[str, Any]:
     """Return the sweep as one of Swathe's own files has it."""
     sampler, seed = _sampler(_plain(options.get("sampler")) or {})
-    pruner = _plain(options.get("pruner")) or {"name": "none"}
+    pruner = _given(options.get("pruner")) or {"name": "none"}
     rate = options.get("max_failure_rate", 0.0)
     if not isinstance(rate, int | float) or not 0 <= rate <= 1:
         raise bad_value("hydra.sweeper.max_failure_rate", rate, "0 to 1")
+    direction = _direction(_plain(options.get("direction")))
+    several = isinstance(direction, list)
+    metric = [f"{METRIC}_{index}" for index in range(len(direction))] if several else METRIC
+    if several and pruner == {"name": "asha"}:
+        # The default: with several objectives there is no pruning.
+        pruner = {"name": "none"}
     space = {key: str(parameter.distribution) for key, parameter in search.parameters.items()}
     return {
         "defaults": [{"/sampler": sampler["name"]}, {"/pruner": pruner.get("name")}, "_self_"],
         "trainable": "hydra_plugins.swathe_sweeper._trial:run",
-        "params": {"app": str(handed.app_file), "overrides": list(search.fixed), "space": space},
+        "params": {
+            "app": str(handed.app_file),
+            "overrides": list(search.fixed),
+            "space": space,
+            **({"objectives": metric} if several else {}),
+        },
         "sampler": sampler,
         "pruner": pruner,
-        "cluster": {**_launcher(app, options.get("n_jobs")), **(_plain(options.get("cluster")) or {})},
-        "tracking": _plain(options.get("tracking")) or {},
+        "cluster": {**_launcher(app, options.get("n_jobs")), **_given(options.get("cluster"))},
+        "tracking": _given(options.get("tracking")),
         "sweep": {
             "name": name,
-            "metric": METRIC,
-            "direction": _direction(_plain(options.get("direction"))),
+            "metric": metric,
+            "direction": direction,
             "trials": options.get("n_trials"),
             "storage": options.get("storage"),
             # Another one each time where neither seed nor name is given; and the same one for a study that goes on.
@@ -201,13 +221,13 @@ def _launcher(app: App, jobs: int | None) -> dict[str, Any]:
     raise bad_value("hydra/launcher", target, "basic, joblib and ray, since Swathe's own workers run the jobs")
 
 
-def _direction(given: Any) -> str:
-    word = str(getattr(given, "name", given))
-    if isinstance(given, list) and len(given) == 1:
-        word = str(given[0])
-    if word not in ("minimize", "maximize"):
-        raise bad_value("hydra.sweeper.direction", given, "minimize, maximize")
-    return word
+def _direction(given: Any) -> str | list[str]:
+    """Return the direction, or those of several objectives."""
+    words = [str(getattr(one, "name", one)) for one in (given if isinstance(given, list) else [given])]
+    if not 1 <= len(words) <= MOST_OBJECTIVES or any(word not in ("minimize", "maximize") for word in words):
+        allowed = f"minimize, maximize, or a list of up to {MOST_OBJECTIVES} of them"
+        raise bad_value("hydra.sweeper.direction", given, allowed)
+    return words[0] if len(words) == 1 else words
 
 
 def _sampler(given: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
@@ -217,9 +237,9 @@ def _sampler(given: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
     if target not in names:
         raise bad_value("hydra.sweeper.sampler", target, ", ".join(SAMPLERS))
     seed = given.get("seed")
-    kept = {"tpe": ("n_startup_trials", "n_ei_candidates", "multivariate"), "cmaes": ("sigma0", "use_separable_cma")}
-    options = {key: given[key] for key in kept.get(names[target], ()) if given.get(key) is not None}
-    return {"name": names[target], **options}, None if seed is None else int(seed)
+    name = names[target]
+    options = _given({key: given.get(key) for key in OPTIONS.get(name, ())})
+    return {"name": _OWN_NAMES.get(name, name), **options}, None if seed is None else int(seed)
 
 
 # Handing over.
@@ -279,15 +299,21 @@ def _check_failures(history: Sequence[PastTrial], options: Mapping[str, Any]) ->
         )
 
 
-def _write_results(history: Sequence[PastTrial], direction: str, folder: Path) -> None:
-    """Write `optimization_results.yaml` as hydra-optuna-sweeper does."""
-    complete = [past for past in history if past.state is TrialState.COMPLETE and past.value is not None]
-    if not complete:
+def _write_results(history: Sequence[PastTrial], goal: Goal, folder: Path) -> None:
+    """Write `optimization_results.yaml` as hydra-optuna-sweeper does: the best trial, or the front by number."""
+    best = winner_of(history, goal)
+    if best is None:
         log.warning("No trial is complete, so there is no best one.")
         return
-    sign = 1.0 if direction == "minimize" else -1.0
-    best = min(complete, key=lambda past: sign * (past.value or 0.0))
-    results = {"name": "optuna", "best_params": dict(best.params), "best_value": best.value}
+    results: dict[str, Any] = {"name": "optuna"}
+    if goal.several:
+        front = sorted(front_of(history, goal), key=lambda past: past.number)
+        results["solutions"] = [{"params": dict(past.params), "values": list(past.objectives)} for past in front]
+        log.info("Number of Pareto solutions: %s", len(front))
+        for past in front:
+            log.info("    Values: %s, Params: %s", list(past.objectives), dict(past.params))
+    else:
+        results |= {"best_params": dict(best.params), "best_value": best.value}
+        log.info("Best parameters: %s", dict(best.params))
+        log.info("Best value: %s", best.value)
     OmegaConf.save(OmegaConf.create(results), folder / "optimization_results.yaml")
-    log.info("Best parameters: %s", dict(best.params))
-    log.info("Best value: %s", best.value)

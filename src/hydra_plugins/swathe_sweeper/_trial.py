@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,8 +26,9 @@ class _Loaded:
 def run(params: Any) -> None:
     """Run the app under a trial's overrides and report what it returns; raises whatever the app raises.
 
-    `params`: {app: path of the pickled app, overrides: list of words}. An app that has reported by itself and returns
-    nothing, or what it reported last, has said all.
+    `params`: {app: path of the pickled app, overrides: list of words, objectives: their names where there are several}.
+    An app that has reported by itself and returns nothing, or what it reported last, has said all. With several
+    objectives nothing is pruned, and what the app reports by itself is passed over.
     """
     from hydra.core.utils import run_job
     from omegaconf import open_dict
@@ -38,14 +40,31 @@ def run(params: Any) -> None:
     with open_dict(config):
         config.hydra.job.id = info.number
         config.hydra.job.num = info.number
-    done = run_job(
-        hydra_context=app.context,
-        task_function=app.task,
-        config=config,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-    )
-    _report(done.return_value)
+    objectives = params.get("objectives")
+    with swathe.function.muted() if objectives else nullcontext():
+        done = run_job(
+            hydra_context=app.context,
+            task_function=app.task,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        returned = done.return_value
+    if objectives:
+        _report_several(returned, list(objectives))
+    else:
+        _report(returned)
+
+
+def _report_several(returned: Any, names: list[str]) -> None:
+    try:
+        values = [float(value) for value in returned]
+    except (TypeError, ValueError):
+        values = []
+    if len(values) != len(names):
+        allowed = f"{len(names)} numbers, one for each of hydra.sweeper.direction"
+        raise SwatheError(f"The app's return value: {returned!r} is not allowed; allowed: {allowed}.")
+    swathe.report(dict(zip(names, values, strict=True)), 0)
 
 
 def _report(returned: Any) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from plotly import graph_objects
 from plotly.offline import get_plotlyjs
 
-from swathe.events import Value
+from swathe.events import Direction, Value
+from swathe.objectives import Goal, Objective
 from swathe.reporting.facts import Curve
 from swathe.reporting.stats import Axis, Bin, Fate, SweptTrial, short
 
@@ -135,6 +136,81 @@ def curves(found: Sequence[Curve], metric: str) -> str:
     if values:
         _value_axis(figure, (min(values), max(values)), metric)
     figure.update_xaxes(title_text="step (epoch)")
+    return _html(figure)
+
+
+def front(goal: Goal, pair: tuple[int, int], complete: Sequence[SweptTrial], best: Sequence[SweptTrial]) -> str:
+    """Draw complete trials by two of the objectives, and those of `best`, the front, joined where there are but two."""
+    x, y = pair
+    numbers = {trial.number for trial in best}
+
+    def points(group: Sequence[SweptTrial], name: str, mode: str = "markers", **look: object) -> graph_objects.Scatter:
+        return graph_objects.Scatter(
+            x=[trial.objectives[x] for trial in group],
+            y=[trial.objectives[y] for trial in group],
+            mode=mode,
+            name=name,
+            text=[_objectives_hover(goal, trial) for trial in group],
+            hoverinfo="text",
+            **look,
+        )
+
+    beaten = [trial for trial in complete if trial.feasible and trial.number not in numbers]
+    broken = [trial for trial in complete if not trial.feasible]
+    ordered = sorted(best, key=lambda trial: trial.objectives[x])
+    joined = {"mode": "lines+markers", "line": {"color": _ORANGE, "width": 1, "shape": _corner(goal, pair)}}
+    traces = [
+        points(broken, "breaks a constraint", marker={"color": _RED, "size": 7, "symbol": "x"}),
+        points(beaten, "dominated", marker={"color": _GREY, "size": 7, "opacity": 0.7}),
+        points(
+            ordered,
+            "on the front",
+            **(joined if len(goal.metrics) == 2 else {}),  # type: ignore[arg-type]
+            marker={"color": _ORANGE, "size": 11, "symbol": "diamond"},
+        ),
+    ]
+    figure = _figure([trace for trace in traces if trace.x], height=360)
+    shown = [trial for trial in complete if trial.feasible] or complete
+    for axis, index in ((figure.update_xaxes, x), (figure.update_yaxes, y)):
+        _objective_axis(axis, [trial.objectives[index] for trial in shown], goal.objectives[index])
+    return _html(figure)
+
+
+def _corner(goal: Goal, pair: tuple[int, int]) -> str:
+    """Return how a line turns so that what lies beyond it, from left to right, is dominated by the front."""
+    return "hv" if goal.directions[pair[0]] is Direction.MINIMIZE else "vh"
+
+
+def _objective_axis(update: Callable[..., object], values: Sequence[float], objective: Objective) -> None:
+    title = f"{_label(objective.metric, 50)} ({objective.direction.value}d)"
+    low, high = min(values), max(values)
+    if low > 0 and high / low > _WIDE:
+        room = 0.05 * math.log10(high / low)
+        ends = [math.log10(low) - room, math.log10(high) + room]
+        ticks = log_ticks(10 ** ends[0], 10 ** ends[1], most=7)
+        update(title_text=title, type="log", range=ends, tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+        return
+    room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    update(title_text=title, range=[low - room, high + room], nticks=7)
+
+
+def _objectives_hover(goal: Goal, trial: SweptTrial) -> str:
+    values = zip(goal.metrics, trial.objectives, strict=True)
+    return html.escape(f"trial {trial.number}: {', '.join(f'{name} {value:.5g}' for name, value in values)}")
+
+
+def volume(moments: Sequence[tuple[int, float]]) -> str:
+    """Draw the share of the final hypervolume by the number of the trial that made it grow."""
+    line = graph_objects.Scatter(
+        x=[number for number, _ in moments],
+        y=[share for _, share in moments],
+        mode="lines+markers",
+        line={"color": _BLUE, "shape": "hv"},
+        marker={"size": 5},
+    )
+    figure = _figure([line], height=360)
+    figure.update_xaxes(title_text="trial")
+    figure.update_yaxes(title_text="share of the final volume", tickformat=".0%", range=[0, 1.05])
     return _html(figure)
 
 

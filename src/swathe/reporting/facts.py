@@ -16,8 +16,10 @@ from swathe import analysis
 from swathe.errors import BadInputError
 from swathe.events import Config, Direction, TrialState
 from swathe.home import Home
+from swathe.objectives import Goal
 from swathe.records import Records, TrialRun
 from swathe.reporting.stats import Axis, Fate, SweptTrial, best_of
+from swathe.single_objective import by_first
 from swathe.study import PastTrial
 from swathe.tracking import shown
 
@@ -63,6 +65,7 @@ class SweepFacts:
     varied: tuple[str, ...]
     curves: tuple[Curve, ...]
     seconds: float
+    goal: Goal
 
     @property
     def maximize(self) -> bool:
@@ -93,7 +96,7 @@ def read(home: Home, name: str) -> SweepFacts:
     try:
         history = study.history()
         axes = _axes(study.optuna_study)
-        importances = _importances(study.optuna_study)
+        importances = _importances(by_first(study.optuna_study))
     finally:
         study.close()
     over = [past for past in history if past.state.final]
@@ -124,6 +127,7 @@ def read(home: Home, name: str) -> SweepFacts:
         varied=varied,
         curves=_curves(records, _best_runs(trials, runs, direction), card.metric),
         seconds=max(ends) - min(run.start for run in runs.values()) if ends else 0.0,
+        goal=card.goal,
     )
 
 
@@ -178,6 +182,8 @@ def _swept(past: PastTrial, run: TrialRun | None, *, function: bool) -> SweptTri
         step=max(past.values, default=0),
         planned=None if function or run is None else _epochs(run),
         seconds=0.0 if run is None else _device_seconds(run, function=function),
+        objectives=past.objectives,
+        feasible=past.feasible,
     )
 
 
@@ -214,7 +220,7 @@ def _not_searched(runs: Sequence[TrialRun], axes: Mapping[str, Axis]) -> tuple[d
 def _best_runs(trials: Sequence[SweptTrial], runs: Mapping[int, TrialRun], direction: Direction) -> list[TrialRun]:
     sign = 1.0 if direction is Direction.MINIMIZE else -1.0
     ranked = sorted(
-        (trial for trial in trials if trial.fate is Fate.COMPLETE and trial.value is not None and trial.number in runs),
+        (trial for trial in trials if best_of([trial], maximize=False) is not None and trial.number in runs),
         key=lambda trial: (sign * (trial.value or 0.0), trial.number),
     )
     return [runs[trial.number] for trial in ranked[:CURVES]]

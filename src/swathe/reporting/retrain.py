@@ -63,6 +63,8 @@ def retrain(
         import_paths=(os.getcwd(),),
         device=available(geometry.get("device", "cpu")),
         threads=int(geometry.get("threads", "1")),
+        # The objective may be this.
+        parameters=True,
     )
     prepare(setup)
     found = {number: Retrained() for number in configs}
@@ -115,7 +117,7 @@ class _SideBySide:
         geometry = geometry_of(recipe, load(recipe.data, self._cache), self._device)
         if lane_compiler.is_compiled(geometry, self._cache):
             return LanePlan(self._lanes, "compiled")
-        if self._lanes == 1 or is_slow_to_trace(recipe) or can_lane(recipe):
+        if self._lanes == 1 or is_slow_to_trace(recipe, geometry) or can_lane(recipe, geometry):
             return LanePlan(1, "solo")
         return LanePlan(self._lanes, "eager")
 

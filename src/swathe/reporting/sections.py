@@ -26,6 +26,7 @@ from swathe.reporting.stats import (
     share_interval,
 )
 from swathe.reporting.suggest import Suggestion
+from swathe.reporting.tradeoffs import tradeoffs
 
 # Of a parameter with more values than that, the best-of-n curves of those with the most trials are drawn.
 _LINES = 8
@@ -107,6 +108,7 @@ def _status(status: str) -> str:
 def build(facts: SweepFacts, roles: Roles, rule: str, suggestion: Suggestion, again: Again) -> list[Section]:
     """Return all sections in their order."""
     return [
+        *([tradeoffs(facts)] if facts.goal.several else []),
         _best(facts, again),
         _reproduce(facts),
         _importance(facts),
@@ -126,10 +128,15 @@ def build(facts: SweepFacts, roles: Roles, rule: str, suggestion: Suggestion, ag
 def _best(facts: SweepFacts, again: Again) -> Section:
     best = facts.best
     if best is None:
-        return Section("Best config", "No trial completed, so there is no best one.")
+        done = "completed and keeps the constraints" if facts.goal.constraints else "completed"
+        return Section("Best config", f"No trial {done}, so there is no best one.")
     complete = sum(trial.fate is Fate.COMPLETE for trial in facts.trials)
     whole = counted(complete, "complete trial")
     sentence = f"Trial {best.number} has the best {facts.metric}, {number(best.value)}, of {whole}."
+    if facts.goal.constraints:
+        kept = sum(trial.fate is Fate.COMPLETE and trial.feasible for trial in facts.trials)
+        bounds = ", ".join(map(str, facts.goal.constraints))
+        sentence = sentence.removesuffix(".") + f"; {kept} of these keep the constraints ({bounds}) and count."
     body = page.table(["parameter", "value"], [(name, _setting(value)) for name, value in best.params.items()])
     if again.seeds is None:
         return Section("Best config", f"{sentence} How much of it is luck is not known: {again.no_seeds}.", body)
@@ -167,7 +174,8 @@ def _setting(value: object) -> str:
 def _reproduce(facts: SweepFacts) -> Section:
     if facts.best is None:
         return Section("Reproduce", "Without a complete trial there is nothing to reproduce.")
-    sentence = "This command trains the best trial again and compares every recorded number."
+    which = "the trials of the front" if facts.goal.several else "the best trial"
+    sentence = f"This command trains {which} again and compares every recorded number."
     return Section("Reproduce", sentence, page.code(f"swathe reproduce {facts.name}"))
 
 

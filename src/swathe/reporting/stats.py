@@ -41,6 +41,7 @@ class SweptTrial:
 
     `first` and `value`: its first and last reported metric, None where not finite. `step`: its last report, 0 without
     one. `planned`: the steps of a whole training, None where nobody knows. `seconds`: what it took of a device.
+    `objectives`: all of a complete trial, where there are several. `feasible`: whether it keeps the constraints.
     """
 
     number: int
@@ -51,6 +52,8 @@ class SweptTrial:
     step: int
     planned: int | None
     seconds: float
+    objectives: tuple[float, ...] = ()
+    feasible: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +135,12 @@ def by_bin(axis: Axis, trials: Iterable[SweptTrial]) -> list[list[SweptTrial]]:
 
 
 def best_of(trials: Iterable[SweptTrial], *, maximize: bool) -> SweptTrial | None:
-    """Return the best complete trial, the first of equals; None without one."""
+    """Return the best complete trial that keeps the constraints, the first of equals; None without one."""
     sign = -1.0 if maximize else 1.0
     whole = [
         (sign * trial.value, trial.number, trial)
         for trial in trials
-        if trial.fate is Fate.COMPLETE and trial.value is not None
+        if trial.fate is Fate.COMPLETE and trial.value is not None and trial.feasible
     ]
     return min(whole)[2] if whole else None
 

@@ -50,6 +50,7 @@ from swathe.service.models import (
     UnreadableSweep,
     Validated,
     ValidateRequest,
+    VersusSweeps,
 )
 from swathe.service.problems import ProblemError, responses, without_folders
 from swathe.service.roles import BEARER, RUNNER, VIEWER
@@ -61,6 +62,7 @@ from swathe.service.sweeps import NoSuchSweepError, Snapshot, Sweeps
 from swathe.service.tokens import Authority, Token
 from swathe.study import JOURNAL, PastTrial
 from swathe.tracking import shown
+from swathe.versus import MOST
 
 
 def create_app(
@@ -240,6 +242,8 @@ def _trial(past: PastTrial) -> dict[str, Any]:
         "number": past.number,
         "state": past.state.value,
         "value": past.value,
+        "values": list(past.objectives) or None,
+        "feasible": past.feasible,
         "last": None if last is None else {"step": last, "value": last_value(past)},
         "params": dict(past.params),
         "reason": str(past.attrs["reason"]) if past.attrs.get("reason") else None,
@@ -330,7 +334,17 @@ def get_comparison(
 ) -> Comparison:
     """Return the best trials with all that MLflow has of them, as `swathe compare SWEEP --json` does."""
     metric, rows = sweeps.compared(name, top=top, sort=sort)
-    return Comparison(sweep=name, metric=metric, trials=[ComparedTrial(**row.as_dict()) for row in rows])
+    metrics, trials = sweeps.find(name)[1].goal.metrics, [ComparedTrial(**row.as_dict()) for row in rows]
+    return Comparison(sweep=name, metric=metric, metrics=list(metrics), trials=trials)
+
+
+@read.get("/compare", responses=NOT_FOUND)
+def get_versus(
+    sweeps: Readable,
+    sweep: Annotated[list[Name], Query(min_length=2, max_length=MOST, description="Their names.")],
+) -> VersusSweeps:
+    """Set several sweeps side by side, as `swathe compare SWEEP SWEEP --json` does."""
+    return VersusSweeps(**finite(sweeps.versus(sweep).as_dict()))
 
 
 @read.get("/sweeps/{name}/importance", responses=NOT_FOUND)
@@ -347,12 +361,21 @@ def get_catalog() -> Catalog:
 
 
 @read.get("/sweeps/{name}/best", responses=responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT))
-def get_best(sweeps: Readable, name: Name) -> BestConfig:
-    """Return the best trial's config, and the command that reproduces it."""
+def get_best(
+    sweeps: Readable,
+    name: Name,
+    trial: Annotated[
+        int | None,
+        Query(ge=0, le=2**31 - 1, description="This complete trial; of several objectives, one of the front."),
+    ] = None,
+) -> BestConfig:
+    """Return the best trial's config, of several objectives by the first, and the command that reproduces it."""
     sweeps.find(name)
     try:
-        best = sweeps.best(name)
+        best = sweeps.best(name, trial)
     except BadInputError as error:
+        if trial is not None:
+            raise
         # Nothing is wrong with the request: there is no best trial yet.
         raise ProblemError(HTTPStatus.CONFLICT, str(error)) from error
     return BestConfig(
@@ -360,6 +383,7 @@ def get_best(sweeps: Readable, name: Name) -> BestConfig:
         trial=best.trial,
         metric=best.metric,
         value=best.value,
+        values=best.values,
         run_id=best.run_id,
         config=best.config,
         geometry=dict(best.geometry),

@@ -55,7 +55,8 @@ def _options(group: str) -> list[dict[str, Any]]:
     return [
         {"option": name, "title": one[0], "keys": {**_defaults(group, name), **_own_keys(one[1])}}
         for name, one in read
-        if one is not None
+        # Code is not for the network, see `screening`.
+        if one is not None and recipe.TARGET not in one[1]
     ]
 
 

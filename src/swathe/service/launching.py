@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from swathe.errors import BadInputError
 from swathe.home import Home
+from swathe.objectives import goal_of
 from swathe.service.job_models import LaunchRequest, LrFindRequest, ReportRequest, ReproduceRequest, TrainRequest
 from swathe.service.job_records import Job, JobKind, from_working_folder
 from swathe.service.jobs import (
@@ -191,8 +192,16 @@ class Launcher:
         inline = cluster["kind"] == "inline"
         share = cluster["gpus_per_worker"]
         gpus = 0.0 if config.get("device") == "cpu" else 1.0 if share is None else float(share)
-        about = {"metric": section["metric"], "direction": section["direction"], "trials": found["trials"]}
-        each = Devices(1.0 if inline else float(cluster["cpus_per_worker"]), gpus)
+        goal = goal_of(section)
+        about = {
+            "metric": goal.first.metric,
+            "direction": goal.first.direction.value,
+            "trials": found["trials"],
+            "metrics": list(goal.metrics),
+            "directions": [direction.value for direction in goal.directions],
+        }
+        # Workers that hold nothing, as their trials start processes of their own, count as a CPU each.
+        each = Devices(1.0 if inline else float(cluster["cpus_per_worker"]) or 1.0, gpus)
         job = self._new(who, kind, found["name"], priority)
         return replace(job, workers=1 if inline else cluster["workers"], each=each, inline=inline, about=about)
 

@@ -47,6 +47,14 @@ class BestTrial(BaseModel):
     value: Number
 
 
+class FrontTrial(BaseModel):
+    """A trial that no other dominates, with the value of each objective."""
+
+    trial: int
+    values: list[Number]
+    params: Values
+
+
 class Diagnosed(BaseModel):
     """A trial with its symptoms."""
 
@@ -84,6 +92,9 @@ class Sweep(BaseModel):
 
     `failures`: why trials failed; `diagnosis`: how many have each symptom; `latest`: those that ended last with some.
     `session`: what its driver says of itself about once a second, of the last session when none is alive.
+    `metrics` and `directions`: all objectives, the first of which `metric`, `direction` and `best` are about; of
+    several, `front` are the trials that no other dominates. `constraints`: metrics with their bounds; `feasible`: how
+    many complete trials keep them, null where there are none.
     `job`: its latest one, and `owner` whose the first was; null where it was never launched over HTTP.
     """
 
@@ -102,6 +113,11 @@ class Sweep(BaseModel):
     session: SweepSession | None
     command: str
     created: float
+    metrics: list[str]
+    directions: list[str]
+    constraints: dict[str, str]
+    front: list[FrontTrial]
+    feasible: int | None
     job: Job | None
     owner: str | None
 
@@ -145,12 +161,16 @@ class Point(BaseModel):
 class Trial(BaseModel):
     """A trial as the study has it. `value`: the objective of a complete one; `last`: what it reported last.
 
+    Of several objectives `value` is the first, and `values` are all of a complete trial; null with one objective.
+    `feasible`: whether it keeps the constraints, as far as there are any.
     `worker`, `lane` and `began` are those of its last attempt, once that has reported; `lane` is null without lanes.
     """
 
     number: int
     state: State
     value: Number
+    values: list[Number] | None
+    feasible: bool
     last: Point | None
     params: Values
     reason: str | None
@@ -194,12 +214,16 @@ class Curve(BaseModel):
 
 
 class BestConfig(BaseModel):
-    """The best trial with its whole config, and the command that trains it again and compares every number."""
+    """The best trial with its whole config, and the command that trains it again and compares every number.
+
+    `values`: each objective by name, of which `metric` is the first.
+    """
 
     sweep: str
     trial: int
     metric: str
     value: Number
+    values: Mapping[str, Number]
     run_id: str
     config: Values
     geometry: dict[str, Any]
@@ -247,13 +271,37 @@ class ComparedTrial(BaseModel):
     diagnosis: list[str]
     metrics: Values
     params: Values
+    front: bool
+    feasible: bool
+
+
+class SweepStanding(BaseModel):
+    """One of several sweeps: trials by state, reports (epochs), the best trial, and the best values so far."""
+
+    name: str
+    counts: dict[str, int]
+    epochs: int
+    best: tuple[int, float] | None
+    params: dict[str, Any]
+    after: list[float | None]
+
+
+class VersusSweeps(BaseModel):
+    """Sweeps side by side; `after` of each is its best value after `epochs` reports, `differences` are of configs."""
+
+    metric: str
+    direction: str
+    epochs: list[int]
+    sweeps: list[SweepStanding]
+    differences: dict[str, list[Any]]
 
 
 class Comparison(BaseModel):
-    """The best trials of a sweep, best first by `metric`."""
+    """The best trials of a sweep, best first by `metric`; of several objectives, `metrics`, the front comes first."""
 
     sweep: str
     metric: str
+    metrics: list[str]
     trials: list[ComparedTrial]
 
 

@@ -13,6 +13,7 @@ import yaml
 from optuna.trial import TrialState
 
 from swathe.home import SweepFolder
+from swathe.single_objective import by_first
 
 # Complete trials that importances need at least, and those that are looked at at most, the newest.
 MIN_TRIALS, MAX_TRIALS = 4, 2000
@@ -42,8 +43,10 @@ def _leaves(when: Mapping[str, Any]) -> dict[str, Any]:
 def importances(study: optuna.Study) -> dict[str, float]:
     """Return PED-ANOVA's importances over the complete trials (Watanabe et al. 2023), the largest first.
 
-    They add up to 1; empty where fewer than `MIN_TRIALS` are complete or they are all alike.
+    They add up to 1; empty where fewer than `MIN_TRIALS` are complete or they are all alike. Of several objectives they
+    are about the first.
     """
+    study = by_first(study)
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     if len(complete) < MIN_TRIALS:
         return {}

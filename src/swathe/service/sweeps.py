@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from swathe import analysis
+from swathe import analysis, versus
 from swathe.errors import BadInputError, SwatheError
 from swathe.home import Home, SweepCard, SweepFolder
 from swathe.overview import Best, Overview, Row, Session
@@ -23,6 +23,7 @@ from swathe.records import Records, TrialRun
 from swathe.service.database_events import DatabaseSource
 from swathe.service.spaces import importances
 from swathe.study import JOURNAL, PastTrial, Study
+from swathe.versus import Versus
 
 # Sweeps that are kept open: one of 10,000 trials takes some 100 MB.
 OPEN_SWEEPS = 8
@@ -271,10 +272,10 @@ class Sweeps:
         # One that is over is written no more.
         return self._ended_runs.get(key, lambda: found) if found.state in _ENDED else found
 
-    def best(self, name: str) -> Best:
-        """Return the best trial; raises `BadInputError` where there is none yet."""
+    def best(self, name: str, trial: int | None = None) -> Best:
+        """Return the best trial, or the one named; raises `BadInputError` where there is none."""
         now = self.snapshot(name)
-        return analysis.best_of(now.card, now.history, partial(self.run_of, now.card))
+        return analysis.best_of(now.card, now.history, partial(self.run_of, now.card), trial)
 
     def curve(self, name: str, number: int, metric: str | None) -> tuple[str, Mapping[int, float]]:
         """Return a metric of a trial by step, the sweep's own if none is named; empty where it reported none."""
@@ -296,6 +297,14 @@ class Sweeps:
                 made.at = time.monotonic()
             runs = made.value
         return sort or now.card.metric, analysis.compare_of(now.card, now.history, runs, top=top, sort=sort)
+
+    def versus(self, names: Sequence[str]) -> Versus:
+        """Return several sweeps side by side, see `versus.stand`."""
+        versus.check(names)
+        now = [self.snapshot(name) for name in names]
+        versus.refuse_unlike([one.card for one in now])
+        configs = [versus.config_of(one.folder) for one in now]
+        return versus.stand([one.card for one in now], [one.history for one in now], configs)
 
     def lanes(self, name: str, *, alive: bool) -> dict[str, float]:
         """Return how full the lanes of a sweep that is over were; a driver that is alive says it in its session."""

@@ -93,7 +93,7 @@ def _norms(rows: Tensor) -> Tensor:
     if rows.device.type == "cpu":
         norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
         return norms
-    # A GPU shares a reduction out by the sizes of the whole tensor and by where it begins: each row's squares begin anew.
+    # A GPU shares a reduction out by the tensor's size and by where it begins: each row's squares begin anew.
     return torch.stack([row.square().sum() for row in rows]).sqrt()
 
 
@@ -118,6 +118,7 @@ class Units:
         # The metrics that there are.
         self.names = [name for name, kind in kinds.items() if any(isinstance(layer, kind) for layer in layers)]
         self._on = False
+        self._device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
         self._dead: list[Tensor] = []
         self._saturated: list[Tensor] = []
         self._units = self._outputs = 0
@@ -135,13 +136,16 @@ class Units:
 
     def take(self) -> dict[str, Tensor]:
         """Count no more; return the shares by their `names`."""
-        counts = ((self._dead, self._units), (self._saturated, self._outputs))
-        shares = [torch.stack(found).sum() / every for found, every in counts if found]
+        counts = {"dead_units": (self._dead, self._units), "saturated_units": (self._saturated, self._outputs)}
         self._on, self._dead, self._saturated = False, [], []
-        return dict(zip(self.names, shares, strict=True))
+        return {name: self._share(*counts[name]) for name in self.names}
+
+    def _share(self, found: list[Tensor], every: int) -> Tensor:
+        # A network may have layers that it does not call.
+        return torch.stack(found).sum() / every if found else torch.zeros((), device=self._device)
 
     def _watch_relu(self, layer: nn.Module, given: object, output: Tensor) -> None:
-        if not self._on:
+        if not self._on or output.dim() < 2:
             return
         # A channel of a convolution is one unit, and so is a unit at all steps of a sequence `[batch, length, units]`.
         unit = 2 if output.dim() == 3 else 1

@@ -38,6 +38,7 @@ from swathe.training import (
     lane_stack,
     lstm,
     models,
+    own,
     precision,
     resnet,
     sequences,
@@ -46,7 +47,8 @@ from swathe.training import (
     transformer,
 )
 from swathe.training.lane_program import Geometry, Graph, network_of
-from swathe.training.recipe import MODELS, SequenceShape
+from swathe.training.own_source import source_digest
+from swathe.training.recipe import MODELS, OWN, Own, SequenceShape
 from swathe.training.structure import MODEL_VALUES
 
 _STEP, _EVALUATION = "step", "evaluation"
@@ -57,7 +59,7 @@ _MOST_TEXT = 200
 # What a program is made from, besides its geometry.
 _SOURCES = (
     *(augment, health, lane_graph, lane_layout, lane_modules, lane_optim, lane_program, models, precision, resnet),
-    *(gan, gan_program, lane_stack, lstm, sequences, streams, transfer, transformer),
+    *(gan, gan_program, lane_stack, lstm, own, sequences, streams, transfer, transformer),
 )
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
@@ -111,7 +113,7 @@ def compile_now(geometry: Geometry, cache: Path) -> str:
 
 
 def _run(geometry: Geometry, cache: Path, before: list[str]) -> None:
-    asked = json.dumps({"geometry": _plain(geometry), "cache": str(cache.absolute())})
+    asked = json.dumps({"geometry": _plain(geometry), "cache": str(cache.absolute()), "path": sys.path})
     command = [*before, sys.executable, "-m", "swathe.training.lane_compiler"]
     nowhere = subprocess.DEVNULL
     subprocess.run(command, input=asked.encode(), stdout=nowhere, stderr=nowhere, env=_environment(), check=False)
@@ -152,7 +154,8 @@ def _plain(geometry: Geometry) -> dict[str, Any]:
 
 
 def _geometry(plain: dict[str, Any]) -> Geometry:
-    model = MODELS[plain["model"]["name"]](**plain["model"])
+    name = plain["model"]["name"]
+    model = Own(**plain["model"]) if name == OWN else MODELS[name](**plain["model"])
     shape = plain["image_shape"]
     kept = {key: value for key, value in plain.items() if key not in ("model", "dtype", "image_shape")}
     kept["augmentation"] = tuple(kept["augmentation"])
@@ -167,6 +170,8 @@ def _digest(geometry: Geometry) -> str:
     # The key says more of the data than its sizes.
     del plain["key"]
     plain["model"] = {name: value for name, value in plain["model"].items() if name not in MODEL_VALUES}
+    if isinstance(geometry.model, Own):
+        plain["source"] = source_digest(geometry.model.target)
     facts = {"geometry": plain, "torch": version("torch"), "cpu": torch.backends.cpu.get_cpu_capability()}
     if geometry.device.startswith("cuda"):
         facts["gpu"] = torch.cuda.get_device_name()
@@ -233,6 +238,8 @@ def _options(geometry: Geometry) -> dict[str, Any]:
 def main() -> None:
     """Compile what standard input asks for, unless another process has done it by the time of this one's turn."""
     asked = json.load(sys.stdin)
+    # Where a network of the user's own is.
+    sys.path += [folder for folder in asked["path"] if folder not in sys.path]
     geometry, cache = _geometry(asked["geometry"]), Path(asked["cache"])
     folder = program_folder(geometry, cache)
     folder.parent.mkdir(parents=True, exist_ok=True)

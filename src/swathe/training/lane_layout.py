@@ -74,6 +74,11 @@ class Layout:
             width += layout.width
         return cls(tuple(names), tuple(shapes), tuple(offsets), tuple(pieces), width)
 
+    @property
+    def size(self) -> int:
+        """The number of elements of all tensors, without what lies between them."""
+        return sum(shape.numel() for shape in self.shapes)
+
     def cut(self, rows: Tensor) -> list[Tensor]:
         """Return the pieces of `rows` `[K, width]` as views."""
         return [rows[:, piece.begin : piece.end] for piece in self.pieces]

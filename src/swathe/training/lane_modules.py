@@ -42,7 +42,8 @@ from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from swathe.errors import BadInputError
-from swathe.training.models import BatchNorm, Dropout
+from swathe.training import streams
+from swathe.training.models import BatchNorm, Dropout, Masked
 from swathe.training.precision import widened
 
 # Of SELU's fixed point, times -1: scale * alpha (Klambauer et al. 2017, section 2).
@@ -144,7 +145,7 @@ class LaneDropout(nn.Module):
         return x * (self.keep.to(x.dtype) * self.scale) if self.training else x
 
 
-class LaneDropoutCalls(LaneDropout):
+class LaneDropoutCalls(LaneDropout, Masked):
     """Torch's dropout layers: a part of the mask for each call in a forward pass, wherever the batch's axis is.
 
     `sizes` are the calls' elements of the mask for each example, and `shape` is their sum; `axes` is the number of x's
@@ -157,6 +158,11 @@ class LaneDropoutCalls(LaneDropout):
         super().__init__((sum(sizes),), p)
         self._p, self._sizes, self._axes, self._alpha = p, sizes, axes, alpha
         self._call = 0
+
+    def draw(self, batch: int, words: Tensor) -> None:
+        """Draw the next step's mask of a trial that is trained alone: what its lane would have."""
+        self.keep = streams.keeps(words, streams.dropout_threshold(self._p), (batch, *self.shape))
+        self.scale = torch.full_like(self.scale, 1 / (1 - self._p))
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -523,6 +529,52 @@ def replace_layers(network: nn.Module, example: Tensor | None = None) -> None:
     active = {path: layer for path, layer in drops.items() if layer.p > 0}
     calls = _calls(network, active, example) if active else {}
     _put(network, {id(layer): _dropout(path, layer, calls, example) for path, layer in drops.items()})
+
+
+def mask_sizes(network: nn.Module, example: Tensor) -> dict[str, list[int]] | None:
+    """Return what `put_masks` takes, found by one forward pass without data; None where lanes could not have it.
+
+    The network is copied for it, without its values.
+    """
+    try:
+        with _undisturbed():
+            mode = FakeTensorMode(allow_non_fake_inputs=True)
+            with FakeCopyMode(mode):
+                lane = copy.deepcopy(network)
+            _open_layers(lane)
+            drops = {path: layer for path, layer in lane.named_modules() if type(layer) in _DROPOUTS and layer.p > 0}
+            sizes = _calls(lane, drops, example) if drops else {}
+            return None if any(size % len(example) for calls in sizes.values() for size in calls) else sizes
+    # What a module raises here it raises again where it is trained, or it cannot be a lane, and that is said there.
+    except Exception:
+        return None
+
+
+def put_masks(network: nn.Module, sizes: dict[str, list[int]], example: Tensor) -> None:
+    """Put lane forms in the place of all layers that drop, so that the trial's seed alone says what they drop.
+
+    `models.dropouts` then has them. `sizes` are the elements of the masks of each one's calls for such an `example`.
+    """
+    _open_layers(network)
+    drops = {path: layer for path, layer in network.named_modules() if type(layer) in _DROPOUTS}
+    _put(network, {id(layer): _dropout(path, layer, sizes, example) for path, layer in drops.items()})
+
+
+def _open_layers(network: nn.Module) -> None:
+    """Put lane forms in the place of layers that drop within themselves: those have the dropout as a layer."""
+    inside = {
+        id(layer): layer
+        for layer in network.modules()
+        if (isinstance(layer, nn.RNNBase) and layer.dropout > 0 and layer.num_layers > 1)
+        or (type(layer) is nn.MultiheadAttention and layer.dropout > 0)
+    }
+    forms = {key: form for key, layer in inside.items() if (form := _form(layer)) is not None}
+    if forms:
+        for layer in network.modules():
+            if isinstance(layer, (nn.TransformerEncoderLayer, nn.TransformerEncoder)):
+                # Else they look into the layers that are replaced.
+                _form(layer)
+        _put(network, forms)
 
 
 def why_not_lane(network: nn.Module, example: Tensor) -> str | None:

@@ -40,6 +40,9 @@ from swathe.training.optim import decoupled_decay
 from swathe.training.recipe import Adagrad, Adam, FineTune, Momentum, Recipe, RMSprop
 from swathe.training.transfer import first_epoch, frozen_stages, rate_factors
 
+# A GPU adds up a row from its first multiple of so many elements on, which may be elsewhere in each row.
+_ALIGNED = 4
+
 
 class Coefficient(IntEnum):
     """The columns of a table of coefficients."""
@@ -197,7 +200,7 @@ def _update(
         g = _trained(g, columns)
     for parameters, gradient, column in zip(p, g, columns, strict=True) if alter else ():
         gradient.addcmul_(parameters.sign(), column(Coefficient.L1))
-    squares = [gradient.square().sum(1) for gradient in g]
+    squares = [_square_sums(gradient) for gradient in g]
     # One after the other: a sum over a stack takes the pieces in an order that depends on the lane's place.
     norm = reduce(torch.add, squares).sqrt()
     norms = [norm, *(_norm(g[piece], places, squares[piece]) for piece, places in watched)]
@@ -218,7 +221,17 @@ def _trained(g: list[Tensor], columns: Sequence[Columns]) -> list[Tensor]:
 def _norm(gradient: Tensor, columns: slice, square: Tensor) -> Tensor:
     # Often it is the whole piece, whose sum is there already.
     whole = columns == slice(0, gradient.shape[1])
-    return (square if whole else gradient[:, columns].square().sum(1)).sqrt()
+    return (square if whole else _square_sums(gradient[:, columns])).sqrt()
+
+
+def _square_sums(rows: Tensor) -> Tensor:
+    """Return the sum of the squares of each row, whose last bits do not depend on which row it is."""
+    squares = rows.square()
+    rest = -rows.shape[1] % _ALIGNED
+    if rest and rows.device.type != "cpu":
+        # In this form the number of rows stays open in a graph that is traced, as in `lane_layout`.
+        squares = torch.cat([squares, squares.new_zeros(rows.shape[0], rest)], dim=1)
+    return squares.sum(1)
 
 
 def _clip(g: list[Tensor], norm: Tensor, table: Tensor) -> None:

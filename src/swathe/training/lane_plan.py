@@ -18,9 +18,9 @@ from swathe.training import lane_compiler
 from swathe.training.alone import alone
 from swathe.training.beside import beside
 from swathe.training.data import load
-from swathe.training.lane_program import Geometry, network_of
+from swathe.training.lane_program import Geometry, eager_program, network_of
 from swathe.training.lanes import geometry_of
-from swathe.training.recipe import Recipe
+from swathe.training.recipe import Own, Recipe
 from swathe.training.structure import can_lane, is_slow_to_trace, structural_key
 
 # The numbers of lanes that are tried, as long as each makes a step of a lane cheaper.
@@ -38,6 +38,8 @@ _LANES_AFTER = 3.0
 # Lanes that have trained uncompiled for so long (seconds) are worth a compilation of some twenty seconds: when to buy
 # without knowing for how long one will rent (Karlin et al. 1988), for a program that is some four times faster.
 _COMPILE_AFTER = 8.0
+# Letters of an error that fit into a line.
+_MOST_TEXT = 160
 # Of a batch that is augmented, with the places of a rotation.
 _COPIES = 12
 
@@ -107,7 +109,7 @@ class Planner:
         if plan is None and program == "eager":
             if self._slots is None and structure.seconds < _LANES_AFTER:
                 return LanePlan(1, "solo")
-            if reason := self._too_slow_to_trace(recipe) or can_lane(recipe):
+            if reason := self._why_alone(recipe, structure):
                 plan = structure.plans[program] = LanePlan(1, "solo", reason)
         if plan is None:
             plan = structure.plans[program] = self._measured(recipe, structure, program)
@@ -132,9 +134,21 @@ class Planner:
         self._structure(recipe).most = max(1, lanes // 2)
         return self.plan(recipe)
 
-    def _too_slow_to_trace(self, recipe: Recipe) -> str:
+    def _why_alone(self, recipe: Recipe, structure: _Structure) -> str | None:
+        """Return one line when a structure's trials cannot be lanes or should not be, else None."""
+        reason = self._too_slow_to_trace(recipe, structure) or can_lane(recipe, structure.geometry)
+        if reason is None and isinstance(recipe.model, Own):
+            try:
+                eager_program(structure.geometry)
+            # The user's code may do anything there that a look at it does not tell.
+            except Exception as error:
+                words = " ".join(f"{type(error).__name__}: {error}".split())[:_MOST_TEXT]
+                reason = f"lanes of this network cannot be traced ({words}), so its trials train alone."
+        return reason
+
+    def _too_slow_to_trace(self, recipe: Recipe, structure: _Structure) -> str:
         """Return one line when the tracing alone would cost more than a sweep's lanes save, else ""."""
-        if self._slots is not None or not is_slow_to_trace(recipe):
+        if self._slots is not None or not is_slow_to_trace(recipe, structure.geometry):
             return ""
         return "lanes of this network take a minute to trace, so its trials train alone; lanes.slots makes them lanes."
 

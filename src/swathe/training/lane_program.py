@@ -21,8 +21,9 @@ from swathe.training.lane_modules import LaneBatchNorm, LaneDropout, lane_operat
 from swathe.training.lane_optim import Coefficient, update, update_by_stage
 from swathe.training.lane_stack import Geometry, Graph, LaneNetworks, Stack, Tensors
 from swathe.training.models import build
+from swathe.training.own import lane_buffers
 from swathe.training.precision import autocast, widened
-from swathe.training.recipe import GAN
+from swathe.training.recipe import GAN, Own
 from swathe.training.transfer import first_weights, stages
 
 __all__ = ["Geometry", "Graph", "LaneNetworks", "Network", "Program", "Stack", "Step", "network_of"]
@@ -50,8 +51,12 @@ class Network(LaneNetworks):
         self._norms = [layer for _, layer in layers if isinstance(layer, LaneBatchNorm)]
         norms = [name for name, layer in layers if isinstance(layer, LaneBatchNorm)]
         buffers = [f"{name}.{what}" for name in norms for what in ("running_mean", "running_var")]
+        # Those that a step leaves as they are, in the stack's type; a network of ours has none.
+        others = lane_buffers(self._module) if isinstance(geometry.model, Own) else {}
+        self._kinds = {name: value.dtype for name, value in others.items() if name not in buffers}
+        kept = {name: value.to(geometry.dtype) for name, value in others.items() if name in self._kinds}
         self.parameters = Layout.of(dict(self._module.named_parameters()))
-        self.buffers = Layout.of({name: state[name] for name in buffers})
+        self.buffers = Layout.of({**{name: state[name] for name in buffers}, **kept})
         self.augment = Augment(geometry.augmentation, geometry.image_shape, geometry.sequence)
         self._dropouts = {name: layer for name, layer in layers if isinstance(layer, LaneDropout)}
         self.units = health.Units(self._module)
@@ -74,6 +79,9 @@ class Network(LaneNetworks):
     @property
     def dropouts(self) -> list[LaneDropout]:
         return list(self._dropouts.values())
+
+    def as_state(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensors[name].to(self._kinds.get(name, tensors[name].dtype)) for name in self.names}
 
     def sample(self, rows: Tensor) -> Tensor:
         # Those of a stage are only some of all.
@@ -168,8 +176,9 @@ class Network(LaneNetworks):
     def moved(self, buffers: Tensors, statistics: Tensors) -> Tensors:
         """Return the running statistics after those of a batch, as `forward` gives them."""
         momenta = [norm.momentum for norm in self._norms for _ in ("mean", "variance")]
-        moves = zip(buffers, statistics, momenta, strict=True)
-        return [old * (1 - momentum) + new * momentum for old, new, momentum in moves]
+        moves = zip(buffers[: len(momenta)], statistics, momenta, strict=True)
+        moved = [old * (1 - momentum) + new * momentum for old, new, momentum in moves]
+        return [*moved, *buffers[len(momenta) :]]
 
     def _frozen_norms(self, table: Tensor) -> dict[str, Tensor]:
         """Return which lanes' batch norms are frozen, `[K]` of each by its name; none where none can be."""
@@ -198,6 +207,7 @@ class Network(LaneNetworks):
         self._module.train(training)
         names = [*self.parameters.names, *self.buffers.names]
         tensors = {**dict(zip(names, [*parameters, *buffers], strict=True)), **masks}
+        tensors |= {name: tensors[name].to(kind) for name, kind in self._kinds.items()}
 
         def one(tensors: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensors, Tensors]:
             if not training:

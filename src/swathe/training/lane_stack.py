@@ -125,6 +125,10 @@ class LaneNetworks(ABC):
     def sample(self, rows: Tensor) -> Tensor:
         """Return a copy of what `health.sampled` takes of the lanes' rows of parameters, or of all of them."""
 
+    def as_state(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return a lane's tensors, which are of the stack's type, as its state dictionary."""
+        return {name: tensors[name] for name in self.names}
+
     def trained(self, table: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
         """Return such copies with 0 for what a step by this table, which may have spare lanes, has not trained."""
         return rows

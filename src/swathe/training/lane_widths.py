@@ -15,6 +15,8 @@ from torch import Tensor
 
 # A step of fewer lanes takes no less time: launching its kernels does.
 NARROWEST = 8
+# So many steps are compared: a number or two, such as a gradient's norm, may be the same in one by chance.
+STEPS = 8
 
 
 def candidates(lanes: int) -> list[int]:

@@ -24,8 +24,9 @@ from swathe.training.health import gradient_metrics, peak_memory, update_ratios
 from swathe.training.lane_optim import coefficients, stage_coefficients
 from swathe.training.lane_program import Geometry, Program, Stack, Step, compiled_program, eager_program
 from swathe.training.models import build
+from swathe.training.own import lane_buffers
 from swathe.training.precision import set_products
-from swathe.training.recipe import GAN, FineTune, Recipe
+from swathe.training.recipe import GAN, FineTune, Own, Recipe
 from swathe.training.recipe_check import check
 from swathe.training.schedule import EarlyStopping, LearningRate
 from swathe.training.solo import CHECK_STEPS, WHOLE_ROWS, bits_per_character, evaluation_parts
@@ -133,7 +134,9 @@ class LaneBlock:
         self._data = self.dataset.to(device)
         self._geometry = geometry_of(recipe, self.dataset, device, dtype, layers=layers)
         # What is compiled has been found good.
-        if not (compiled and lane_compiler.is_compiled(self._geometry, cache)) and (reason := can_lane(recipe)):
+        if not (compiled and lane_compiler.is_compiled(self._geometry, cache)) and (
+            reason := can_lane(recipe, self._geometry)
+        ):
             raise BadInputError(reason)
         self._steps = self._geometry.examples // self._geometry.batch
         self._train = self._training_part(recipe)
@@ -182,6 +185,11 @@ class LaneBlock:
     def steps(self) -> int:
         """The steps of an epoch."""
         return self._steps
+
+    @property
+    def size(self) -> int:
+        """The number of parameters of one lane's network."""
+        return self._network.parameters.size
 
     @property
     def free(self) -> int:
@@ -312,7 +320,7 @@ class LaneBlock:
         for layout, row in ((network.parameters, parameters), (network.buffers, buffers)):
             tensors = zip(layout.names, layout.tensors(row[None]), strict=True)
             state |= {name: tensor[0].clone() for name, tensor in tensors}
-        return {name: state[name] for name in network.names}
+        return self._network.as_state(state)
 
     def cut(self, tag: int) -> LaneState:
         """Return a copy of a trial's state, which `admit` continues from bit for bit; its lane stays taken."""
@@ -431,7 +439,10 @@ class LaneBlock:
         """Return the parameters and buffers that `Solo` starts from."""
         geometry, generator = self._geometry, streams.generator(recipe.seed, Stream.INIT)
         shapes = geometry.image_shape, 0.0, generator, geometry.sequence
-        state = build(recipe.model, geometry.features, geometry.classes or 1, *shapes).state_dict()
+        network = build(recipe.model, geometry.features, geometry.classes or 1, *shapes)
+        if isinstance(recipe.model, Own):
+            return {**dict(network.named_parameters()), **lane_buffers(network)}
+        state = network.state_dict()
         if isinstance(recipe.transfer, FineTune):
             state = initial_state(recipe.transfer, state, self._cache)
         return state
@@ -442,7 +453,7 @@ class LaneBlock:
             rows[index] = 0
         for layout, rows in ((network.parameters, stack.parameters), (network.buffers, stack.buffers)):
             for name, place in zip(layout.names, layout.tensors(rows[index : index + 1]), strict=True):
-                place[0] = state[name]
+                place[0] = state[name].detach()
 
     def _train_epoch(self, should_stop: Callable[[int], bool]) -> tuple[list[_Step], dict[int, float]]:
         """Train the live lanes; lanes that are to stop are free at once.
@@ -501,16 +512,24 @@ class LaneBlock:
             # Enough for what that trial alone is given.
             self._widths = [1]
             lane = replace(self._live[0], epoch=max(1, self._live[0].epoch))
-            given = [one[:1] for one in self._given_in(0, [lane], self._given([lane]))]
+            given = self._given([lane])
+            steps = [
+                [one[:1] for one in self._given_in(step, [lane], given)]
+                for step in range(min(lane_widths.STEPS, self._steps))
+            ]
             saved = [rows.clone() for rows in self._stack.saved()]
 
             def compute(width: int) -> list[Tensor]:
-                """Train that trial for a step in so many lanes, and evaluate it."""
+                """Train that trial for some steps in so many lanes, and evaluate it."""
                 stack = self._stack.first(width)
                 for rows, old in zip(stack.saved(), saved, strict=True):
                     rows.copy_(old[:1].expand_as(rows))
-                step = self._program.stepper(stack, self._train, self._constants)
-                trained = step(*(one.expand(width, *one.shape[1:]).contiguous() for one in given))
+                train = self._program.stepper(stack, self._train, self._constants)
+                trained = []
+                for step in steps:
+                    found = train(*(one.expand(width, *one.shape[1:]).contiguous() for one in step))
+                    # Compiled code may write the next step's numbers into the same memory.
+                    trained += [tensor.clone() for tensor in found]
                 return [*trained, *self._evaluated(lane, stack), *stack.saved()]
 
             self._widths = lane_widths.same_bits(self._capacity, compute)

@@ -45,11 +45,12 @@ def why_ramp(recipe: Recipe, device: str, cache: Path) -> str | None:
 
     Raises `BadInputError` for a recipe or data that is refused.
     """
-    if is_slow_to_trace(recipe):
+    geometry = geometry_of(recipe, load(recipe.data, cache), device)
+    if is_slow_to_trace(recipe, geometry):
         return "lanes of this network take a minute to trace"
-    if reason := can_lane(recipe):
+    if reason := can_lane(recipe, geometry):
         return reason.rstrip(".")
-    needed = lane_bytes(geometry_of(recipe, load(recipe.data, cache), device))
+    needed = lane_bytes(geometry)
     if needed > _block_bytes(device):
         return f"a lane of this network takes {needed / 1e6:.0f} MB, with which lanes are slower than trials alone"
     return None

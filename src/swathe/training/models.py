@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swathe.errors import bad_value
-from swathe.training.recipe import CNN, LSTM, MLP, MODELS, DeepMLP, Model, ResNet, SequenceShape, Transformer
+from swathe.training.recipe import CNN, LSTM, MLP, MODELS, DeepMLP, Model, Own, ResNet, SequenceShape, Transformer
 from swathe.training.streams import dropout_threshold, keeps
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -54,7 +54,15 @@ class BatchNorm(nn.Module):
         return F.batch_norm(x, *state, self.training, self.momentum, self.eps)
 
 
-class Dropout(nn.Module):
+class Masked(nn.Module):
+    """A layer that drops by a mask, which is drawn before each step of training."""
+
+    def draw(self, batch: int, words: Tensor) -> None:
+        """Draw the next step's mask from its words; see `streams`."""
+        raise NotImplementedError
+
+
+class Dropout(Masked):
     """Inverted dropout (Srivastava et al. 2014) by a mask that is drawn before the step, so that `forward` is pure.
 
     `shape` is one example's: `[features]`, or `[channels, 1, 1]` to drop whole channels of a convolution, whose
@@ -124,14 +132,15 @@ def build(
     dropout: float,
     generator: torch.Generator | None,
     sequence: SequenceShape | None = None,
-) -> nn.Sequential:
+) -> nn.Module:
     """Build a network `[batch, inputs] -> [batch, outputs]` on the CPU, initialised from `generator` alone.
 
     Without a generator the weights are memory that nobody has written to. `image_shape` is [channels, height, width]
     of an example, None for a table; `sequence` is that of a text or of a series, and where it has a target at every
     step, the outputs are `[batch, length, outputs]`. The layers' names, and so their keys in the state, do not depend
     on norm, activation, dropout and residual. Raises `BadInputError` for convolutions without an image, or with more
-    poolings than its sides allow, and for a network of steps without an order.
+    poolings than its sides allow, and for a network of steps without an order. One of the user's own is made by
+    `training.own`.
     """
     skips: dict[str, str] = {}
     match model:
@@ -144,6 +153,11 @@ def build(
             layers = residual_network(model, _needed(model, image_shape), outputs, dropout)
         case LSTM() | Transformer():
             return _initialised(_sequence_network(model, outputs, image_shape, dropout, sequence), model, generator)
+        case Own():
+            # It is made fit for lanes by what is made of this module.
+            from swathe.training.own import own_network
+
+            return own_network(model, inputs, outputs, image_shape, generator, sequence)
         case MLP() | DeepMLP():
             layers = [*_dense(model, model.hidden, inputs, dropout)]
             layers.append(("output", linear([inputs, *model.hidden][-1], outputs)))
@@ -237,9 +251,9 @@ def _sequence_network(
     return transformer_network(model, sequence, image_shape, outputs, dropout)
 
 
-def dropouts(network: nn.Module) -> list[Dropout]:
+def dropouts(network: nn.Module) -> list[Masked]:
     """Return the layers whose masks must be drawn before each step of training."""
-    return [layer for layer in network.modules() if isinstance(layer, Dropout)]
+    return [layer for layer in network.modules() if isinstance(layer, Masked)]
 
 
 def activation(model: Model) -> nn.Module:

@@ -43,7 +43,8 @@ class Update:
         *,
         layers: bool = False,
     ) -> None:
-        self._parameters = list(network.parameters())
+        # A network of the user's own may have some that it keeps.
+        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self._flat = _flatten(self._parameters)
         self._stages = list(stages) or [0] * len(self._parameters)
         shapes = [parameter.shape for parameter in self._parameters]
@@ -137,9 +138,9 @@ class Update:
     def _gradient(self, loss: Tensor) -> Tensor:
         """Return the loss's gradient by the parameters that are trained, `[parameters]`."""
         if self._loss_scale is None:
-            parts = torch.autograd.grad(loss, self._trained)
+            parts = torch.autograd.grad(loss, self._trained, materialize_grads=True)
             return torch.cat([part.reshape(-1) for part in parts])
-        parts = torch.autograd.grad(loss * self._loss_scale.value, self._trained)
+        parts = torch.autograd.grad(loss * self._loss_scale.value, self._trained, materialize_grads=True)
         return torch.cat([part.reshape(-1) for part in parts]).div_(self._loss_scale.value)
 
     def _watched_norms(self, gradient: Tensor) -> list[Tensor]:

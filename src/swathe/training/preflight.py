@@ -15,7 +15,8 @@ from swathe.training.data import load
 from swathe.training.data_checks import check_data
 from swathe.training.diagnose import diagnose_one_batch
 from swathe.training.diagnose_facts import dataset_facts
-from swathe.training.recipe import GAN, MODELS, Augmentation, Data, Recipe, Regularization
+from swathe.training.lanes import geometry_of
+from swathe.training.recipe import GAN, MODELS, Augmentation, Data, Own, Recipe, Regularization
 from swathe.training.solo import Solo
 from swathe.training.structure import can_lane, is_slow_to_trace
 from swathe.training.symptoms import Thresholds
@@ -101,7 +102,7 @@ def _step_checks(
             failed[reason] += 1
             continue
         trained.append(one)
-        if lanes and not is_slow_to_trace(one) and (note := can_lane(one)) is not None:
+        if lanes and (note := _why_no_lane(one, place)) is not None:
             no_lanes[note] += 1
     text = f"{len(trained)} of {choices} trained a step"
     text += f", {len(trained) - no_lanes.total()} can be lanes." if lanes else "."
@@ -124,6 +125,11 @@ def _why_not_trained(one: Recipe, place: Place) -> str | None:
         return f"{text} ({_named(one)})."
     bad = next((loss for loss in losses if not math.isfinite(loss)), None)
     return None if bad is None else f"the loss is {bad} in the first steps ({_named(one)})."
+
+
+def _why_no_lane(one: Recipe, place: Place) -> str | None:
+    geometry = geometry_of(one, load(one.data, place.cache), place.device) if isinstance(one.model, Own) else None
+    return None if is_slow_to_trace(one, geometry) else can_lane(one, geometry)
 
 
 def _first_losses(one: Recipe, place: Place) -> list[float]:
@@ -178,6 +184,9 @@ def _learned(losses: Sequence[float], refusals: Sequence[str], thresholds: Thres
 def _named(one: Recipe) -> str:
     """Return what tells a structure from others: every option of the model that is not its default, and the batch."""
     model = one.model
+    if isinstance(model, Own):
+        words = [f"{name}={value}" for name, value in model.arguments.items()]
+        return " ".join([model.target, *words, f"batch_size={one.batch_size}", *_other(one)])
     usual = MODELS[model.name](name=model.name)
     options = {name: getattr(model, name) for name in vars(model) if name != "name"}
     words = [f"{name}={value}" for name, value in options.items() if value != getattr(usual, name)]

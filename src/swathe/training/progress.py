@@ -47,6 +47,11 @@ class Progress:
         self.seconds = 0.0
         self.over = False
 
+    @property
+    def size(self) -> int:
+        """The number of parameters of the network."""
+        return sum(parameter.numel() for parameter in self._network.parameters())
+
     def end_epoch(self, epoch: int, seconds: float, val_loss: float) -> bool:
         """Take in that an epoch is done, which took so long; return whether the run is over with it."""
         self.epoch = epoch
@@ -80,6 +85,11 @@ class Resumable:
     def cut(self) -> SoloState:
         """Return a copy of the state after the last report, from which `resume` goes on bit for bit."""
         return self._progress.cut()
+
+    @property
+    def size(self) -> int:
+        """The number of parameters of the network."""
+        return self._progress.size
 
     @property
     def over(self) -> bool:

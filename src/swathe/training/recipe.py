@@ -147,6 +147,18 @@ class GAN(Model):
 
 
 @dataclass
+class Own(Model):
+    """A network of the user's own: the `nn.Module` at the dotted path `target`, made with the keyword `arguments`.
+
+    In a config it is `{_target_: mynet.Net, hidden: 64}`. What the other models share is not for it.
+    """
+
+    name: str = "own"
+    target: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class Data:
     """What every dataset shares; fractions are of the training part, `limit` keeps the first n after shuffling.
 
@@ -567,6 +579,12 @@ WITH_TEST_PART = ("fashion_mnist", "mnist", "cifar10", "cifar100")
 # Reported metrics that differ from run to run on the same machine.
 TIMING_METRICS = frozenset({"examples_per_second", "seconds", "peak_memory"})
 
+# The option of the config group `model`, and its key, that stand for a network of the user's own.
+OWN, TARGET = "own", "_target_"
+
+# The size of a network, its weights and biases, which is reported where somebody asks for it.
+PARAMETERS = "parameters"
+
 # Keys of a trial's config that describe no recipe.
 _NOT_RECIPE = ("trainable", "params")
 
@@ -585,7 +603,7 @@ def recipe_from_config(config: Mapping[str, Any]) -> Recipe:
         if key not in known:
             raise bad_value(str(key), value, f"one of the keys {', '.join(known)}")
     groups: dict[str, Any] = {
-        "model": _named("model", given.pop("model", {}), MODELS, "mlp"),
+        "model": _model(given.pop("model", {})),
         "data": _named("data", given.pop("data", {}), DATASETS, "digits"),
         "optim": _named("optim", given.pop("optim", {}), OPTIMIZERS, "adam"),
         "schedule": _named("schedule", given.pop("schedule", {}), SCHEDULES, "constant"),
@@ -614,6 +632,27 @@ def data_options(data: Data) -> dict[str, Any]:
 def is_language_model(data: Data) -> bool:
     """Whether the target of a dataset is the next token at each step."""
     return isinstance(data, Text) and data.task == "language_model"
+
+
+def own_target(model: object) -> str | None:
+    """Return what a config's `model` has as `_target_`, None where it is no network of the user's own."""
+    if not isinstance(model, Mapping) or (TARGET not in model and model.get("name") != OWN):
+        return None
+    return str(model.get(TARGET) or "")
+
+
+def model_name(model: Mapping[str, Any]) -> str:
+    """Return what a config's `model` is called in a line of text: its name, or that of its class."""
+    target = own_target(model)
+    return str(model["name"]) if target is None else target.rpartition(".")[2]
+
+
+def _model(given: object) -> Model:
+    target = own_target(given)
+    if target is None or not isinstance(given, Mapping):
+        return _named("model", given, MODELS, "mlp")
+    arguments = {str(key): value for key, value in given.items() if key not in ("name", TARGET)}
+    return Own(target=target, arguments=arguments)
 
 
 def _named(key: str, given: object, classes: Mapping[str, type[Group]], default: str) -> Group:

@@ -52,6 +52,7 @@ from swathe.training.recipe import (
     Momentum,
     OneCycleSchedule,
     Optim,
+    Own,
     PlateauSchedule,
     PolynomialSchedule,
     Recipe,
@@ -89,6 +90,9 @@ def check(recipe: Recipe) -> None:
 
 
 def _check_model(model: Model) -> None:
+    if isinstance(model, Own):
+        _check_own(model)
+        return
     _one_of("model.name", model.name, tuple(MODELS))
     _one_of("model.activation", model.activation, ACTIVATIONS)
     _one_of("model.norm", model.norm, NORMS)
@@ -118,6 +122,41 @@ def _check_model(model: Model) -> None:
         raise bad_value("model.depth", model.depth, ", ".join(map(str, CIFAR_DEPTHS)))
     if model.norm == "group":
         _check_groups(model)
+
+
+def _check_own(model: Own) -> None:
+    """Refuse what cannot be the path of a class, or a keyword argument; whether they are is seen where it is made."""
+    if not all(part.isidentifier() for part in model.target.split(".")) or "." not in model.target:
+        raise bad_value("model._target_", model.target, "the dotted path of an nn.Module, such as mynet.Net")
+    for key, value in model.arguments.items():
+        if not key.isidentifier():
+            raise bad_value(f"model.{key}", value, f"the name of an argument of {model.target}")
+        if not _is_plain(value):
+            raise bad_value(f"model.{key}", value, "a finite number, a text, true, false, null, or a list of those")
+
+
+def _is_plain(value: object) -> bool:
+    """Whether JSON has it, as a trial's record must."""
+    match value:
+        case None | bool() | int() | str():
+            return True
+        case float():
+            return math.isfinite(value)
+        case list() | tuple():
+            return all(map(_is_plain, value))
+        case dict():
+            return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
+    return False
+
+
+def _check_with_own(recipe: Recipe) -> None:
+    """Refuse what is done to the networks that Swathe makes, and not to one that the user has made."""
+    dropout = recipe.regularization.dropout
+    if dropout:
+        allowed = "0 with a model of your own: its own nn.Dropout, or an argument of it such as model.dropout"
+        raise bad_value("regularization.dropout", dropout, allowed)
+    if recipe.transfer.name != "none":
+        raise bad_value("transfer.name", recipe.transfer.name, "none with a model of your own")
 
 
 def _check_gan(model: GAN) -> None:
@@ -387,6 +426,8 @@ def _check_together(recipe: Recipe) -> None:
     _check_augmented(recipe.augmentation, data)
     if isinstance(model, GAN):
         _check_with_gan(recipe)
+    if isinstance(model, Own):
+        _check_with_own(recipe)
     smoothing = recipe.regularization.label_smoothing
     if smoothing and is_regression(data) and not isinstance(model, GAN):
         what = "data.task regression" if isinstance(data, (CSV, Series)) else f"data.name {data.name}"
@@ -394,7 +435,7 @@ def _check_together(recipe: Recipe) -> None:
     if isinstance(model, IMAGE_MODELS) and data.name not in IMAGE_SHAPES:
         allowed = f"{', '.join(models_for(data))} with data.name {data.name}, which is no image"
         raise bad_value("model.name", model.name, allowed)
-    if model.name not in models_for(data):
+    if not isinstance(model, Own) and model.name not in models_for(data):
         task = f" and data.task {data.task}" if isinstance(data, Text) else ""
         raise bad_value("model.name", model.name, f"{', '.join(models_for(data))} with data.name {data.name}{task}")
     transfer = recipe.transfer

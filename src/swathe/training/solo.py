@@ -18,9 +18,10 @@ from swathe.training.data import Dataset, load
 from swathe.training.health import Units, gradient_metrics, layer_metrics, peak_memory, update_ratios
 from swathe.training.models import BatchNorm, build, dropouts
 from swathe.training.optim import Update
+from swathe.training.own import seed_everything
 from swathe.training.precision import loss_scale, outputs_of, set_products
 from swathe.training.progress import Progress, Resumable
-from swathe.training.recipe import FineTune, Recipe
+from swathe.training.recipe import FineTune, Own, Recipe
 from swathe.training.recipe_check import check
 from swathe.training.schedule import EarlyStopping, LearningRate
 from swathe.training.streams import Stream
@@ -115,7 +116,7 @@ class Solo(Resumable):
             self.network.load_state_dict(initial_state(self._transfer, self.state_dict(), cache))
         scale, every = loss_scale(recipe.precision), layers and self._transfer is None
         self._update = Update(self.network, recipe.optim, recipe.regularization, scale, own, layers=every)
-        named = list(self.network.named_parameters()) if every else []
+        named = [one for one in self.network.named_parameters() if one[1].requires_grad] if every else []
         self._layers = layer_metrics([name for name, _ in named], [parameter.shape for _, parameter in named])
         self._smoothing = recipe.regularization.label_smoothing
         self._batch = recipe.batch_of(examples)
@@ -187,7 +188,7 @@ class Solo(Resumable):
     def train_one_batch(self, lr: float, steps: int) -> Iterator[float]:
         """Train on the first batch alone, so many steps at one rate, and yield its loss before each; called once."""
         set_products(self.recipe.precision, self._device)
-        self.network.train()
+        self._begin(1)
         rows = self._order(1)[: self._batch]
         for _ in range(steps):
             loss = self._loss_of(1, 0, rows)
@@ -246,6 +247,9 @@ class Solo(Resumable):
     def _begin(self, epoch: int) -> None:
         """Make ready for an epoch of training, in which the first stages may be frozen."""
         self.network.train()
+        if isinstance(self.recipe.model, Own):
+            # It may draw from the global streams.
+            seed_everything(streams.stream_seed(self.recipe.seed, Stream.OWN, epoch))
         if self._transfer is None:
             return
         frozen, count = frozen_stages(self._transfer, epoch), 1 + max(self._stage_of.values())

@@ -26,6 +26,7 @@ class Stream(IntEnum):
     DROPOUT = 3
     AUGMENTATION = 4
     NOISE = 5
+    OWN = 6
 
 
 def splitmix64(state: int) -> int:

@@ -30,8 +30,8 @@ function form(main, catalog, taken, query, signal) {
   const about = h("p", { class: "note" });
   const text = (key, options = {}) => h("input", { "data-key": key, spellcheck: "false", autocomplete: "off", ...options, oninput: changed });
   const name = text("sweep.name", { required: true, maxlength: 100 });
-  const metric = text("sweep.metric");
-  const direction = h("select", { "data-key": "sweep.direction", onchange: changed }, h("option", {}, "minimize"), h("option", {}, "maximize"));
+  const metric = text("sweep.metric", { title: "The name of a reported metric, or several with commas" });
+  const direction = h("select", { "data-key": "sweep.direction", onchange: changed });
   const trials = text("sweep.trials", { type: "number", min: 1, step: 1 });
   const epochs = text("epochs", { type: "number", min: 1, step: 1 });
   const workers = text("cluster.workers", { type: "number", min: 1, step: 1, placeholder: "all" });
@@ -101,8 +101,11 @@ function form(main, catalog, taken, query, signal) {
     const { sweep = {}, epochs: many, defaults: _, ...others } = config;
     const { name: __, metric: measured, direction: way, trials: budget, space: searched = {}, when = {}, ...options } = sweep;
     name.value = free(ready?.name ?? "sweep");
-    metric.value = measured ?? "val_loss";
-    direction.value = way ?? "minimize";
+    metric.value = [measured ?? "val_loss"].flat().join(", ");
+    ways();
+    direction.value = [way ?? "minimize"].flat().join(", ");
+    // Several objectives have no pruner that the sweep does not name.
+    if (Array.isArray(measured) && !(config.defaults ?? []).some((entry) => typeof entry === "object" && Object.keys(entry).some((one) => one.endsWith("pruner")))) groups.pruner.select.value = "none";
     trials.value = budget ?? 100;
     epochs.value = many ?? "";
     workers.value = others.cluster?.workers ?? "";
@@ -119,6 +122,21 @@ function form(main, catalog, taken, query, signal) {
       }
     }
     changed();
+  }
+
+  function metrics() {
+    return metric.value.split(",").map((one) => one.trim()).filter(Boolean);
+  }
+
+  /** Offer every combination of directions for as many metrics as there are. */
+  function ways() {
+    const many = Math.max(1, Math.min(4, metrics().length));
+    if (direction.options.length === 2 ** many) return;
+    const known = direction.value;
+    let found = [""];
+    for (let at = 0; at < many; at += 1) found = found.flatMap((before) => ["minimize", "maximize"].map((one) => (before ? `${before}, ${one}` : one)));
+    direction.replaceChildren(...found.map((one) => h("option", {}, one)));
+    direction.value = found.find((one) => one.startsWith(known)) ?? found[0];
   }
 
   function free(wanted) {
@@ -178,7 +196,10 @@ function form(main, catalog, taken, query, signal) {
       if (condition) (when[condition] ??= {})[row.key.value.trim()] = searchOf(row);
       else searched[row.key.value.trim()] = searchOf(row);
     }
-    made.sweep = { ...made.sweep, name: name.value.trim(), direction: direction.value, metric: metric.value.trim(), ...(whole(trials) === null ? {} : { trials: whole(trials) }), space: searched };
+    ways();
+    const several = metrics().length > 1;
+    const goal = { direction: several ? direction.value.split(", ") : direction.value, metric: several ? metrics() : metric.value.trim() };
+    made.sweep = { ...made.sweep, name: name.value.trim(), ...goal, ...(whole(trials) === null ? {} : { trials: whole(trials) }), space: searched };
     if (Object.keys(when).length) made.sweep.when = when;
     return made;
   }

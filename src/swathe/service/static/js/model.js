@@ -12,6 +12,8 @@ export class Trial {
     this.value = null;
     this.reason = null;
     this.symptoms = [];
+    // Of several objectives, and of what constraints name, the last values by their names.
+    this.objectives = null;
     this.worker = null;
     this.lane = null;
     this.began = null;
@@ -41,8 +43,10 @@ export class Trial {
 }
 
 export class Model extends EventTarget {
-  constructor({ direction, space }) {
+  constructor({ direction, space, metrics, constraints }) {
     super();
+    // What is kept of a trial's last metrics, where there are several objectives.
+    this.named = (metrics ?? []).length > 1 ? [...metrics, ...Object.keys(constraints ?? {})] : [];
     this.minimize = direction !== "maximize";
     this.space = space ?? {};
     this.trials = [];
@@ -185,13 +189,20 @@ export class Model extends EventTarget {
     if (state === "complete" && trial.value !== null && (this.best === null || this.better(trial.value, this.best.value))) this.best = trial;
   }
 
-  attribute(trial, { reason, diagnosis, worker, place }) {
+  attribute(trial, { reason, diagnosis, worker, place, metrics }) {
     const before = this.stateOf(trial);
     if (reason !== undefined) trial.reason = reason;
     if (diagnosis !== undefined) trial.symptoms = String(diagnosis).split(/[,\s]+/).filter(Boolean);
     if (worker !== undefined) trial.worker = worker;
+    if (metrics !== undefined && this.named.length) trial.objectives = this.picked(metrics);
     if (place !== undefined) Object.assign(trial, JSON.parse(place));
     this.recount(trial, before);
+  }
+
+  /** Return the numbers that objectives and constraints name; Python writes NaN and infinities, which JSON has not. */
+  picked(metrics) {
+    const all = JSON.parse(metrics.replaceAll(/-?\bInfinity\b|\bNaN\b/g, "null"));
+    return Object.fromEntries(this.named.map((name) => [name, all[name] ?? null]));
   }
 
   recount(trial, before) {

@@ -10,6 +10,7 @@ import { Model } from "./model.js";
 import { parallel } from "./parallel.js";
 import { follow } from "./stream.js";
 import { table } from "./table.js";
+import { tradeoffs } from "./tradeoffs.js";
 
 const BAR = ["complete", "pruned", "failed", "running"];
 
@@ -75,6 +76,8 @@ function parts(name, first, model, query, renamed, signal) {
   const compared = comparing(name, model, signal);
   const findings = h("div", { class: "row" });
   const best = bestCard(name, model, metric);
+  const several = (first.metrics ?? []).length > 1;
+  const front = several ? tradeoffs(name, model, first, signal) : null;
   const matters = importanceCard(name, model, signal);
   const view = { filter: query.get("filter"), state: query.get("state"), sort: query.get("sort"), changed: address };
   model.chooseOnly((query.get("trials") ?? "").split(",").filter(Boolean).map(Number).filter((one) => Number.isInteger(one) && one >= 0));
@@ -102,6 +105,7 @@ function parts(name, first, model, query, renamed, signal) {
   Object.assign(page, {
     elements: [
       summary,
+      ...(front ? [front.element] : []),
       h("div", { class: "columns" }, curves(model, metric, signal), h("div", { class: "stack" }, best.element, matters)),
       parallel(model, metric, signal),
       lanes(model, signal),
@@ -119,7 +123,8 @@ function parts(name, first, model, query, renamed, signal) {
       write(link, link.dataset.broken ?? "");
       findingsOf(findings, sweep, model, (text) => filterTo(text));
       buttons.show(sweep);
-      best.show();
+      best.show(sweep);
+      front?.show(sweep);
     },
     status(said) {
       if (!said.alive && said.ended) page.again().catch(() => {});
@@ -147,6 +152,8 @@ function factsOf(list, sweep, metric) {
   const said = [
     ["Trials over", `${done} of ${sweep.trials}`, ["complete", "pruned", "failed"].filter((one) => counts[one]).map((one) => `${counts[one]} ${one}`).join(", ")],
     [`Best ${metric}`, number(sweep.best?.value, 5), sweep.best ? `trial ${sweep.best.trial}` : ""],
+    ...((sweep.metrics ?? []).length > 1 ? [["On the front", String(sweep.front?.length ?? 0), ""]] : []),
+    ...(sweep.feasible !== null && sweep.feasible !== undefined ? [["Keep the constraints", String(sweep.feasible), `of ${counts.complete ?? 0} complete`]] : []),
     ["Left", duration(eta(sweep)), ""],
     ["Owner", sweep.owner ?? sweep.job?.owner ?? "–", ""],
     ["Devices", (sweep.alive ? job?.devices : null) ?? "–", ""],
@@ -179,8 +186,10 @@ function bestCard(name, model, metric) {
   const body = h("div", {}, h("p", { class: "note" }, "No trial is complete yet."));
   let known = null;
 
-  async function show() {
-    const best = model.best;
+  async function show(sweep) {
+    // With constraints or several objectives the server says which trial it is.
+    const said = Object.keys(sweep.constraints ?? {}).length || (sweep.metrics ?? []).length > 1;
+    const best = said ? model.trials[sweep.best?.trial] ?? null : model.best;
     if (best === null || best === known) return;
     known = best;
     const command = `swathe reproduce ${name} --trial ${best.number}`;

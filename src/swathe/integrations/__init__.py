@@ -1,0 +1,1 @@
+"""Bridges to libraries that train by themselves: each module imports its own one, and Swathe imports none of them."""
