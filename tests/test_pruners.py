@@ -399,3 +399,10 @@ def test_bad_options_are_refused_in_one_sentence(options: Options, words: list[s
     for word in words:
         assert word in str(caught.value)
     assert str(caught.value).count("\n") == 0
+
+
+def test_a_first_rung_that_no_trial_reaches_costs_nothing() -> None:
+    options = {"name": "asha", "min_resource": 1, "reduction_factor": 3, "min_early_stopping_rate": 10**12}
+    assert pruners.rungs(options) == pruners.Rungs(2**63 - 1, 3)
+    pruner = pruners.build(options, Direction.MINIMIZE, "study")
+    assert not any(pruner.decide(0, step, 1.0) for step in (1, 10, 10**6))

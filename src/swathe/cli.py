@@ -261,7 +261,7 @@ def _print_outcome(console: Console, name: str, outcome: Any, *, as_json: bool) 
             console.print(tables.comparison(rows, overview.metric, title=f"The best trials of {name}"))
         console.print(tables.best_lines(overview))
     again = overview.command if outcome.interrupted else None
-    console.print(tables.next_lines(name, again, best=overview.best is not None))
+    console.print(tables.next_lines(name, again, best=overview.best is not None, several=overview.several))
 
 
 @app.command()

@@ -301,7 +301,6 @@ class Best:
     def as_yaml(self) -> str:
         values = ", ".join(f"{name} {value!r}" for name, value in self.values.items())
         head = (
-            f"# Trial {self.trial} of sweep {self.sweep}: {values}\n"
-            "# Train it again with: swathe train --from FILE\n"
+            f"# Trial {self.trial} of sweep {self.sweep}: {values}\n# Train it again with: swathe train --from FILE\n"
         )
         return head + str(yaml.safe_dump(self.as_dict(), sort_keys=False))

@@ -20,6 +20,8 @@ from swathe.events import Direction, TrialState
 
 _AUTO: Literal["auto"] = "auto"
 _Resource = int | Literal["auto"]
+# No trial gets to a step beyond, and the powers of large numbers that give one would take all memory.
+_LAST_STEP = 2**63 - 1
 
 
 @dataclass(slots=True)
@@ -163,7 +165,8 @@ def rungs(options: Mapping[str, Any]) -> Rungs | None:
         return None
     default = 3 if options["name"] == "hyperband" else 4
     factor = int(options.get("reduction_factor", default))
-    return Rungs(int(least) * factor ** int(options.get("min_early_stopping_rate", 0)), factor)
+    rate = min(int(options.get("min_early_stopping_rate", 0)), _LAST_STEP.bit_length())
+    return Rungs(min(int(least) * factor**rate, _LAST_STEP), factor)
 
 
 def _build_rule(key: str, given: Mapping[str, Any], direction: Direction, study_name: str) -> _Rule:
@@ -359,7 +362,7 @@ class _Asha(_Rule):
 def _build_asha(options: _Options, direction: Direction) -> _Rule:
     resource = options.resource("min_resource")
     factor = options.integer("reduction_factor", 4, least=2)
-    rate = options.integer("min_early_stopping_rate", 0, least=0)
+    rate = min(options.integer("min_early_stopping_rate", 0, least=0), _LAST_STEP.bit_length())
     bootstrap = options.integer("bootstrap_count", 0, least=0)
     if bootstrap and resource == _AUTO:
         raise options.bad("bootstrap_count", bootstrap, "0 where min_resource is auto")

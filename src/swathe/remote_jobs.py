@@ -88,7 +88,7 @@ def _print_outcome(server: Server, name: str, result: Mapping[str, Any], shown: 
             console().print(tables.comparison(rows, metric, title=f"The best trials of {name}"))
         console().print(tables.best_lines(overview))
     again = f"swathe resume {name}" if result["interrupted"] else None
-    console().print(tables.next_lines(name, again, best=overview.best is not None))
+    console().print(tables.next_lines(name, again, best=overview.best is not None, several=overview.several))
 
 
 def wait(server: Server, path: str, body: Mapping[str, Any], *, quiet: bool) -> Mapping[str, Any]:

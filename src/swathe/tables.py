@@ -228,14 +228,14 @@ def best_lines(item: Overview) -> Group:
     return Group(head, *(Text(f"  {key}: {value}") for key, value in item.best_params.items()))
 
 
-def next_lines(name: str, again: str | None, *, best: bool) -> Group:
-    """What one can do now; `again` is the command that goes on with a stopped sweep."""
+def next_lines(name: str, again: str | None, *, best: bool, several: bool = False) -> Group:
+    """What one can do now; `again` is the command that goes on with a stopped sweep, `several`: it has a front."""
     lines = []
     if again is not None:
         lines.append(Text(f"Go on with it:        {again}"))
     lines.append(Text(f"Open the MLflow UI:   swathe ui {name}"))
     if best:
-        lines.append(Text(f"Reproduce the winner: swathe reproduce {name}"))
+        lines.append(Text(f"Reproduce the {'front: ' if several else 'winner:'} swathe reproduce {name}"))
     return Group(*lines)
 
 
