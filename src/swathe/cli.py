@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import errno
-import logging
 import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +16,7 @@ import typer
 from rich.console import Console
 
 from swathe.errors import BadInputError, SwatheError, writing
+from swathe.leaving import end_with
 from swathe.output import EXIT_BAD_INPUT, EXIT_DIFFERENT, EXIT_FAILED, EXIT_INTERRUPTED
 from swathe.output import console as _console
 from swathe.output import print_json as _print_json
@@ -34,8 +33,6 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Commands that have nothing to ask a server for, and the URL of the server that a command is for.
 HERE_ONLY = ("serve", "token", "enqueue", "tag", "note")
 _SERVER: ContextVar[str | None] = ContextVar("server", default=None)
-# The exit code, once it is known.
-_EXIT: list[int] = []
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -1156,21 +1153,8 @@ def token_revoke(name: Annotated[str, typer.Argument(help="Whose it is.")]) -> N
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code: see the table of exit codes in the README."""
     if arguments is None:
-        # The first to be registered is the last to be called.
-        atexit.register(_leave)
-    _EXIT.append(run(arguments))
-    sys.exit(_EXIT[-1])
-
-
-def _leave() -> None:
-    """End this process at once: to take PyTorch, Ray and Optuna down object by object takes Python over a second."""
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        # Closed, or its reader went away.
-        with suppress(OSError, ValueError):
-            stream.flush()
-    if _EXIT:
-        os._exit(_EXIT[-1])
+        end_with(lambda: run(None))
+    sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str] | None) -> int:

@@ -8,6 +8,7 @@ installed MLflow is refused by MLflow itself when it is opened.
 
 from __future__ import annotations
 
+import atexit
 import getpass
 import json
 import math
@@ -22,6 +23,7 @@ from itertools import zip_longest
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, Protocol, TypeVar
+from weakref import WeakSet
 
 # Before MLflow is imported: nothing of it may reach the user's terminal, and it must not wait minutes for a server.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -59,6 +61,8 @@ LARGEST = 1.7976931348623157e308
 _NOT_A_NAME = re.compile(r"[^\w.\-/: ]", re.ASCII)
 _REFUSALS = {"BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
 T = TypeVar("T")
+# The databases that this process has spoken with.
+_engines: WeakSet[sqlalchemy.Engine] = WeakSet()
 
 
 class Metric(NamedTuple):
@@ -176,6 +180,21 @@ def open_database(uri: str, artifact_folder: Path) -> Any:
         engine.dispose()
     _safe_initialize_tables(engine)
     return store(uri, str(artifact_folder))
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "engine_connect")
+def _remember(connection: sqlalchemy.Connection) -> None:
+    _engines.add(connection.engine)
+
+
+@atexit.register
+def _let_go() -> None:
+    """Close all databases, as a process that ends at once does not (see `leaving`).
+
+    Only when its last connection is closed does SQLite put all of a database into the one file.
+    """
+    for engine in list(_engines):
+        engine.dispose()
 
 
 def _tune(connection: Any, record: object) -> None:

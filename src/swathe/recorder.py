@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from swathe.annotations import MLFLOW_NOTE, NOTE_TAG, with_note
 from swathe.diagnosis import TAG
+from swathe.leaving import end_with
 from swathe.spool import Batch, SpoolReader, spool_folder
 from swathe.tracking import FRONT_TAG, VIEW_TAG, shown
 
@@ -530,8 +531,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # MLflow has it all. What libraries tear down at a process's end takes over a second, and the driver waits for it.
-    os._exit(code)
+    # The driver waits for the end.
+    end_with(main)

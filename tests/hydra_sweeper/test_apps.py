@@ -70,7 +70,10 @@ def test_the_sweeper_costs_an_app_nothing_until_it_is_used() -> None:
     [
         (["q=interval(0.0,1.0)"], "The overrides 'x=-5.5 y=-5 q=0.0' are not allowed for this app"),
         (["norm=choice(large,huge)"], "are not allowed for this app"),
-        (["hydra.sweeper.direction=up"], "hydra.sweeper.direction: 'up' is not allowed; allowed: minimize, maximize."),
+        (
+            ["hydra.sweeper.direction=up"],
+            "hydra.sweeper.direction: 'up' is not allowed; allowed: minimize, maximize, or a list",
+        ),
         (["hydra.sweeper.max_failure_rate=2"], "hydra.sweeper.max_failure_rate: 2"),
         (["hydra.sweeper.sampler._target_=a.B"], "hydra.sweeper.sampler: 'a.B' is not allowed; allowed: tpe, random"),
         (["hydra.sweeper.n_trials=-1"], "sweep.trials"),
