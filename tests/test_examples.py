@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,16 +32,8 @@ def commands(folder: Path) -> list[list[str]]:
 
 def run(folder: Path, words: list[str]) -> str:
     """Run a command of a README as a user does, in the example's folder."""
-    start = {"swathe": [sys.executable, "-m", "swathe.cli"], "python": [sys.executable]}[words[0]]
-    done = subprocess.run(
-        [*start, *words[1:], *SMALLER.get((folder.name, words[1]), [])],
-        cwd=folder,
-        env={**swathes.environment(), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=250,
-    )
+    start = {"swathe": ["-m", "swathe.cli"], "python": []}[words[0]]
+    done = swathes.run_script(folder, *start, *words[1:], *SMALLER.get((folder.name, words[1]), []))
     assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -104,8 +104,8 @@ def leaders(home: Home, name: str, *, top: int) -> tuple[Overview, list[Row]]:
     session = session_of(study.session, driver)
     study.close()
     goal = card.goal
-    behind = _behind(history, goal)
     front = {past.number for past in front_of(history, goal)}
+    behind = _behind(history, goal, front)
 
     def rank(past: PastTrial) -> tuple[bool, bool, bool, float, int]:
         value, partial = last_value(past), past.state is not TrialState.COMPLETE
@@ -146,12 +146,12 @@ def _rank(
     return missing, partial, behind, 0.0 if value is None or missing else objective.loss(value), number
 
 
-def _behind(history: Sequence[PastTrial], goal: Goal) -> set[int]:
+def _behind(history: Sequence[PastTrial], goal: Goal, front: Set[int]) -> set[int]:
     """Return the trials that break a constraint, and of several objectives those that another dominates."""
     if goal.plain:
         return set()
-    good = front_of(history, goal) if goal.several else [past for past in history if past.feasible]
-    return {past.number for past in history} - {past.number for past in good}
+    good = front if goal.several else {past.number for past in history if past.feasible}
+    return {past.number for past in history} - good
 
 
 def front_of(history: Sequence[PastTrial], goal: Goal) -> list[PastTrial]:
@@ -220,10 +220,13 @@ def winner_of(history: Sequence[PastTrial], goal: Goal) -> PastTrial | None:
     """Return the best complete trial that keeps the constraints, of several objectives by the first; None without."""
     if goal.several:
         return next(iter(front_of(history, goal)), None)
-    complete = [
-        past for past in history if past.state is TrialState.COMPLETE and past.value is not None and past.feasible
-    ]
-    return min(complete, key=lambda past: (goal.first.loss(past.value or 0.0), past.number), default=None)
+    good = [past for past in history if may_be_best(past)]
+    return min(good, key=lambda past: (goal.first.loss(past.value or 0.0), past.number), default=None)
+
+
+def may_be_best(past: PastTrial) -> bool:
+    """Whether a trial is complete and keeps the constraints."""
+    return past.state is TrialState.COMPLETE and past.value is not None and past.feasible
 
 
 def _status(
@@ -272,8 +275,8 @@ def compare_of(
         higher = _HIGHER_IS_BETTER.search(metric) is not None
     objective = Objective(metric, Direction.MAXIMIZE if higher else Direction.MINIMIZE)
     own_names = {clean_name(name): name for name in (*goal.metrics, sort) if name is not None}
-    behind = _behind(history, goal) if sort is None else set()
     on_front = {past.number for past in front_of(history, goal)}
+    behind = _behind(history, goal, on_front) if sort is None else set()
     infeasible = {past.number for past in history if not past.feasible}
 
     def rank(run: TrialRun) -> tuple[bool, bool, bool, float, int]:

@@ -442,7 +442,8 @@ class Controller:
             if trial is None or report.trial not in worker.running:
                 continue  # Late: the trial was stopped, or runs elsewhere since its worker was thought lost.
             self._use(trial, report.seconds)
-            trial.metrics |= {name: report.metrics[name] for name in self._noted if name in report.metrics}
+            if self._noted:
+                trial.metrics |= {name: report.metrics[name] for name in self._noted if name in report.metrics}
             missing = next((name for name in self._goal.metrics if name not in report.metrics), None)
             value = report.metrics.get(self._metric)
             if trial.step is not None and report.step <= trial.step:

@@ -102,7 +102,12 @@ class Goal:
 
     def feasible(self, metrics: Mapping[str, float]) -> bool:
         """Whether every constraint is kept; one whose metric is missing is not."""
-        return self.unreported(metrics) is None and all(beyond <= 0 for beyond in self.violations(metrics).values())
+        return kept(self.constraints, metrics)
+
+
+def kept(constraints: Iterable[Constraint], metrics: Mapping[str, float]) -> bool:
+    """Whether all of these constraints are kept; one whose metric is missing is not."""
+    return all(one.metric in metrics and one.violation(metrics[one.metric]) <= 0 for one in constraints)
 
 
 # Reading.

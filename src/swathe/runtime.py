@@ -332,6 +332,8 @@ class _Session:
         # Trials that are left for a later session.
         self._suspended: set[int] = set()
         self._goal = composed.goal
+        # What the config says of every run.
+        self._tags = checked_tags(options.tags)
         self._metric, self._direction = self._goal.first.metric, self._goal.first.direction
         begins = beginning.beginning(composed, plan.space, home, plan.folder)
         _write_plan(plan)
@@ -614,7 +616,7 @@ class _Session:
         tags = {
             "swathe.worker": worker,
             "swathe.attempt": str(assignment.attempt),
-            **checked_tags(self._plan.composed.sweep.tags),
+            **self._tags,
             "swathe.config": json.dumps(config),
             GEOMETRY: json.dumps(self._pool.geometry.get(worker, {})),
         }

@@ -101,6 +101,8 @@ def stand(
     cards: Sequence[SweepCard], histories: Sequence[Sequence[PastTrial]], configs: Sequence[Mapping[str, Any]]
 ) -> Versus:
     """Set sweeps side by side from their trials and their composed configs."""
+    from swathe import analysis
+
     objective = cards[0].goal.first
     spent = [sum(len(past.values) for past in history) for history in histories]
     least = min(spent)
@@ -108,10 +110,11 @@ def stand(
     sweeps = []
     for card, history, every in zip(cards, histories, spent, strict=True):
         counts = {state.value: sum(past.state is state for past in history) for state in TrialState}
-        best, params = _best(history, objective)
+        best = analysis.winner_of(history, card.goal)
+        leads = None if best is None or best.value is None else (best.number, best.value)
         after = [_after(history, objective, count) for count in epochs]
         named = {state: count for state, count in counts.items() if count}
-        sweeps.append(Standing(card.name, named, every, best, params, after))
+        sweeps.append(Standing(card.name, named, every, leads, {} if best is None else best.params, after))
     return Versus(objective.metric, objective.direction.value, epochs, sweeps, differences(configs))
 
 
@@ -133,17 +136,10 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield name, value
 
 
-def _best(history: Sequence[PastTrial], objective: Objective) -> tuple[tuple[int, float] | None, Mapping[str, Value]]:
-    complete = [past for past in history if _counts(past)]
-    if not complete:
-        return None, {}
-    winner = min(complete, key=lambda past: (objective.loss(past.value or 0.0), past.number))
-    assert winner.value is not None
-    return (winner.number, winner.value), winner.params
-
-
 def _after(history: Sequence[PastTrial], objective: Objective, epochs: int) -> float | None:
     """Return the best value among the trials that were over once so many reports had been made, as they ended."""
+    from swathe import analysis
+
     ended = sorted(
         (past for past in history if past.ended is not None), key=lambda past: (past.ended or 0, past.number)
     )
@@ -152,13 +148,9 @@ def _after(history: Sequence[PastTrial], objective: Objective, epochs: int) -> f
         spent += len(past.values)
         if spent > epochs:
             break
-        if _counts(past) and (best is None or objective.loss(past.value or 0.0) < objective.loss(best)):
+        if analysis.may_be_best(past) and (best is None or objective.loss(past.value or 0.0) < objective.loss(best)):
             best = past.value
     return best
-
-
-def _counts(past: PastTrial) -> bool:
-    return past.state is TrialState.COMPLETE and past.value is not None and past.feasible
 
 
 def config_of(folder: SweepFolder) -> Mapping[str, Any]:

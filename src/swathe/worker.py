@@ -31,7 +31,7 @@ from swathe.checkpoints import NOTE, RESUMED, Checkpoints, History, digest
 from swathe.diagnosis import Rule, TrialDiagnosis, fact_tags, recipe_facts
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import Config, Decision, Direction, Failed, Finished, Report, Reported, Slots
-from swathe.objectives import Constraint
+from swathe.objectives import Constraint, kept
 from swathe.preflight_task import PreflightTask
 from swathe.training.diagnose import Action, Facts
 from swathe.training.recipe import PARAMETERS
@@ -593,7 +593,7 @@ def reaches_target(setup: WorkerSetup, metrics: Mapping[str, float]) -> bool:
     value = metrics.get(setup.metric)
     if setup.target is None or value is None:
         return False
-    if not all(one.metric in metrics and one.violation(metrics[one.metric]) <= 0 for one in setup.constraints):
+    if not kept(setup.constraints, metrics):
         return False
     return value <= setup.target if setup.direction is Direction.MINIMIZE else value >= setup.target
 

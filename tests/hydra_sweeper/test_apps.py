@@ -27,15 +27,7 @@ def copied(name: str, folder: Path) -> Path:
 
 def run(folder: Path, script: str, *words: str, code: int = 0) -> str:
     """Run an app in its folder and return all that it said."""
-    done = subprocess.run(
-        [sys.executable, script, "-m", *words],
-        cwd=folder,
-        env={**swathes.environment(), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=250,
-    )
+    done = swathes.run_script(folder, script, "-m", *words)
     said = done.stdout + done.stderr
     assert done.returncode == code, said[-4000:]
     assert "Traceback" not in done.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -33,15 +31,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def multirun(plugin: Path, out: Path, script: str, *words: str, code: int = 0) -> Any:
     """Run an example and return its `optimization_results.yaml`, or what it said where it is to fail."""
-    done = subprocess.run(
-        [sys.executable, script, "--multirun", *words, *OURS, f"hydra.sweep.dir={out}"],
-        cwd=plugin,
-        env={**swathes.environment(), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=250,
-    )
+    done = swathes.run_script(plugin, script, "--multirun", *words, *OURS, f"hydra.sweep.dir={out}")
     said = done.stdout + done.stderr
     assert done.returncode == code, said[-4000:]
     return said if code else yaml.safe_load((out / "optimization_results.yaml").read_text())

@@ -51,6 +51,19 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def run_script(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder, with one thread as workers have it: a script with its words, or `-m` and a module."""
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env={**environment(), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=250,
+    )
+
+
 def succeed(folder: Path, *words: str) -> str:
     done = run(folder, *words)
     assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

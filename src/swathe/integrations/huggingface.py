@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import swathe
 from swathe import function
 from swathe.errors import SwatheError
+from swathe.integrations.naming import name_objective
 from swathe.integrations.processes import refuse_strange_processes
 
 if TYPE_CHECKING:
@@ -105,12 +106,7 @@ class SwatheCallback(TrainerCallback):
         self._reported = state.global_step
         values = {**self._logs, **_evaluated(metrics or {})}
         if self._metric is not None:
-            if self._metric not in values:
-                raise SwatheError(
-                    f"swathe.integrations.huggingface: metric: {self._metric!r} is not allowed; allowed: what is "
-                    f"evaluated, {', '.join(values)}."
-                )
-            values[function.objective() or self._metric] = values[self._metric]
+            name_objective(values, self._metric, "swathe.integrations.huggingface", "evaluated")
         if swathe.report(values, step=_step(args, state)):
             control.should_training_stop = True
         elif self._resumes and function.checkpoint_due():

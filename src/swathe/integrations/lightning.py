@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import swathe
-from swathe import function
-from swathe.errors import SwatheError
 from swathe.integrations import generators
+from swathe.integrations.naming import name_objective
 from swathe.integrations.processes import refuse_strange_processes
 
 if TYPE_CHECKING:
@@ -106,12 +105,7 @@ class SwatheCallback(Callback):
     def _report(self, trainer: Trainer, step: int) -> None:
         values = _logged(trainer)
         if self._metric is not None:
-            if self._metric not in values:
-                raise SwatheError(
-                    f"swathe.integrations.lightning: metric: {self._metric!r} is not allowed; allowed: what is logged, "
-                    f"{', '.join(values) or 'which is nothing'}."
-                )
-            values[function.objective() or self._metric] = values[self._metric]
+            name_objective(values, self._metric, "swathe.integrations.lightning", "logged")
         self._reported = True
         if swathe.report(values, step=step):
             trainer.should_stop = True
