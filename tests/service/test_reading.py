@@ -227,6 +227,26 @@ def test_a_journal_is_read_once_and_then_only_what_is_new(tmp_path: Path, monkey
     assert len(loads) == 2
 
 
+def test_a_journal_that_was_first_seen_empty_is_read_once_it_has_its_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path)
+    monkeypatch.setattr(reading, "FRESH_SECONDS", 0.0)
+    study = launch(home)
+    study.ask(2)
+    study.close()
+    journal = home.sweep("s").path / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    found = Sweeps(home)
+    # A driver makes the file, and writes to it a moment later; a commit may be seen by halves.
+    for seen in (b"", lines[0][:9], lines[0]):
+        journal.write_bytes(seen)
+        assert len(found.snapshot("s").history) == 0
+    with journal.open("ab") as file:
+        file.writelines(lines[1:])
+    assert len(found.snapshot("s").history) == 2
+
+
 def test_an_overview_is_never_kept_for_a_journal_that_it_does_not_know(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

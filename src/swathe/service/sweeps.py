@@ -156,9 +156,10 @@ class OpenSweep:
         signature = signature_of(self._folder.path / JOURNAL)
         if self._study is not None and self._card == card and signature == self._signature and card.storage is None:
             return
+        # A file or database that had no study may have got one meanwhile, of which what was opened knows nothing.
+        known = bool(self._history)
         grown = bool(signature) and self._signature[:1] == signature[:1] and self._signature[1] <= signature[1]
-        # A database that was empty may have got its study meanwhile.
-        grown = grown or (card.storage is not None and bool(self._history))
+        grown = known and (grown or card.storage is not None)
         if self._study is None or self._card != card or not grown:
             self._open(card)
         assert self._study is not None
