@@ -44,6 +44,7 @@ from swathe.events import (
     WorkerReady,
     WorkersStart,
 )
+from swathe.repetition import KINDS, OpenPoints, Repetition
 from swathe.training.diagnose import Action, Finding, Symptom
 
 ASHA = {"name": "asha", "min_resource": 1, "reduction_factor": 2, "min_early_stopping_rate": 0, "bootstrap_count": 0}
@@ -602,8 +603,13 @@ def test_stopping_ends_lanes_and_what_waits_in_every_queue() -> None:
 class World:
     """Workers and a study with faults, driven by a random choice a turn; checks every promise after each event."""
 
-    def __init__(self, seed: int, trials: int, pruner: Mapping[str, object], *, keys: str, stop: bool) -> None:
+    def __init__(
+        self, seed: int, trials: int, pruner: Mapping[str, object], *, keys: str, stop: bool, repeats: Repetition
+    ) -> None:
         self.random = random.Random(seed)
+        self.repeats = repeats
+        self.points = OpenPoints(repeats, Direction.MINIMIZE)
+        self.best: tuple[int, float] | None = None
         self.trials = trials
         self.stop = stop
         self.keys = keys
@@ -613,6 +619,7 @@ class World:
             retries=2,
             max_failures=10_000,
             key=lambda params: self.key(params["n"]),
+            repetition=repeats,
         )
         self.asked = 0
         self.proposed = 0
@@ -634,7 +641,7 @@ class World:
 
     def key(self, trial: Value) -> str:
         assert isinstance(trial, int)
-        return self.keys[hash((trial, 7)) % len(self.keys)].strip("-")
+        return self.keys[hash((self.repeats.head(trial), 7)) % len(self.keys)].strip("-")
 
     def feed(self, event: Event) -> None:
         if isinstance(event, Slots) and event.worker in self.workers:
@@ -664,15 +671,21 @@ class World:
                     steps = self.steps.setdefault(made.trial, [])
                     assert not steps or made.step > steps[-1], "recorded twice"
                     steps.append(made.step)
-            case Tell(trial):
+            case Tell(trial, state, value):
                 self.told[trial] += 1
                 self.places.pop(trial, None)
+                self.end(trial, state, value)
             case Suspend(trial):
                 assert trial not in self.told
                 self.suspended.add(trial)
                 self.places.pop(trial, None)
             case Done():
                 self.done = command
+
+    def end(self, trial: int, state: TrialState, value: float | None) -> None:
+        ended = self.points.end(trial, state, value, feasible=True)
+        if ended is not None and ended.value is not None and (self.best is None or ended.value < self.best[1]):
+            self.best = ended.number, ended.value
 
     def take_trial(self, worker: str, assignment: Assignment) -> None:
         number = assignment.trial
@@ -715,6 +728,8 @@ class World:
         assert self.proposed + self.asked <= self.trials, "budget"
         everything = set(range(self.proposed))
         assert everything == set(self.told) | self.suspended | self.controller.live, "a trial is lost"
+        assert self.controller.best == self.best
+        assert not self.repeats.several or all(self.points.out(number) is None for number in self.controller.live)
         assert self.controller.running == len(self.places)
         assert self.controller.lanes[0] == len(self.places)
         if not self.controller.ending:
@@ -830,11 +845,13 @@ class World:
     pruner=st.sampled_from([{"name": "none"}, ASHA]),
     keys=st.sampled_from(["-", "a", "ab", "-ab", "abcdefgh"]),
     stop=st.booleans(),
+    repeats=st.builds(Repetition, st.sampled_from([1, 1, 2, 3]), st.sampled_from(KINDS)),
 )
 def test_any_order_of_events_keeps_the_promises(
-    seed: int, trials: int, pruner: Mapping[str, object], keys: str, stop: bool
+    seed: int, trials: int, pruner: Mapping[str, object], keys: str, stop: bool, repeats: Repetition
 ) -> None:
-    world = World(seed, trials, pruner, keys=keys, stop=stop)
+    trials = max(repeats.count, repeats.head(trials))
+    world = World(seed, trials, pruner, keys=keys, stop=stop, repeats=repeats)
     for _ in range(20_000):
         if world.done is not None:
             break

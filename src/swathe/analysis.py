@@ -19,7 +19,8 @@ from swathe.events import Direction, TrialState
 from swathe.home import SINCE, Home, SweepCard, SweepFolder, describe_driver
 from swathe.objectives import Goal, Losses, Objective
 from swathe.objectives import front_of as numbers_on_front
-from swathe.overview import LATEST, Best, FrontTrial, Overview, Row, Session
+from swathe.overview import LATEST, Best, FrontTrial, Overview, Repeats, Row, Session
+from swathe.points import Point, mean_of, points, points_of
 from swathe.records import Records, TrialRun
 from swathe.study import PastTrial, Study
 from swathe.tracking import shown
@@ -104,19 +105,23 @@ def leaders(home: Home, name: str, *, top: int) -> tuple[Overview, list[Row]]:
     session = session_of(study.session, driver)
     study.close()
     goal = card.goal
-    front = {past.number for past in front_of(history, goal)}
-    behind = _behind(history, goal, front)
+    found = points_of(history, card.repetition, goal.first.direction)
+    repeats = repeats_of(card, history)
+    front = {past.number for past in front_of(found, goal)}
+    behind = _behind(found, goal, front)
 
     def rank(past: PastTrial) -> tuple[bool, bool, bool, float, int]:
         value, partial = last_value(past), past.state is not TrialState.COMPLETE
         return _rank(value, partial, past.number, goal.first, behind=past.number in behind)
 
-    best_first = sorted((past for past in history if past.values), key=rank)[:top] if top else []
+    best_first = sorted((past for past in found if past.values), key=rank)[:top] if top else []
     rows = []
     for past in best_first:
         metrics = {card.metric: last_value(past), **json.loads(str(past.attrs.get("metrics", "{}")))}
+        if card.repetition.several:
+            metrics[card.metric] = last_value(past)
         symptoms = symptoms_of(past.attrs.get("diagnosis"))
-        row = Row(past.number, "", past.state.value, metrics, past.params, symptoms)
+        row = Row(past.number, "", past.state.value, metrics, past.params, symptoms, repeats=repeats.get(past.number))
         rows.append(replace(row, front=past.number in front, feasible=past.feasible))
     return summary(home, name, card, history, driver, session), rows
 
@@ -166,8 +171,27 @@ def _losses(trials: Iterable[PastTrial], goal: Goal) -> Iterator[tuple[int, Loss
     return ((past.number, goal.losses(past.objectives)) for past in trials)
 
 
+def repeats_of(card: SweepCard, history: Sequence[PastTrial]) -> dict[int, Repeats]:
+    """Return of what the values of complete points are, by the numbers of these; empty where a point is one trial."""
+    if not card.repetition.several:
+        return {}
+    shown = {one.as_trial.number: one.shown(card.repetition) for one in _points(card, history)}
+    return {number: repeats for number, repeats in shown.items() if repeats is not None}
+
+
+def _points(card: SweepCard, history: Sequence[PastTrial]) -> list[Point]:
+    return points(history, card.repetition, card.goal.first.direction)
+
+
+def winner(card: SweepCard, history: Sequence[PastTrial]) -> PastTrial | None:
+    """Return the best of a sweep's trials, or of its points with their values; None where there is none."""
+    return winner_of(points_of(history, card.repetition, card.goal.first.direction), card.goal)
+
+
 def last_value(past: PastTrial) -> float | None:
-    """Return what a trial reported last."""
+    """Return what a trial reported last; of a complete point of several, its value."""
+    if past.state is TrialState.COMPLETE and past.value is not None:
+        return past.value
     return past.values[max(past.values)] if past.values else past.value
 
 
@@ -186,7 +210,7 @@ def summary(
     )
     symptoms = count_symptoms(past.attrs.get("diagnosis") for past in history if past.state.final)
     goal = card.goal
-    winner = winner_of(history, goal)
+    best = winner(card, history)
     complete = [past for past in history if past.state is TrialState.COMPLETE]
     return Overview(
         name=name,
@@ -195,8 +219,8 @@ def summary(
         direction=card.direction,
         trials=card.trials,
         counts=counts,
-        best=None if winner is None or winner.value is None else (winner.number, winner.value),
-        best_params={} if winner is None else winner.params,
+        best=None if best is None or best.value is None else (best.number, best.value),
+        best_params={} if best is None else best.params,
         failures=failures.most_common(5),
         command=card.command,
         diagnosis=dict(symptoms.most_common()),
@@ -207,6 +231,7 @@ def summary(
         constraints=card.constraints,
         front=[FrontTrial(past.number, past.objectives, past.params) for past in front_of(history, goal)],
         feasible=sum(past.feasible for past in complete) if goal.constraints else None,
+        repeats=None if best is None else repeats_of(card, history).get(best.number),
     )
 
 
@@ -257,9 +282,13 @@ def compare_of(
 
     By the sweep's own, trials that break a constraint come after the others, and of several objectives the front comes
     first, by the first of them. Rows have these metrics under their own names, and all others under those that MLflow
-    takes. Other metrics than the sweep's own sort downwards where their name says that higher is better. Raises
-    `BadInputError` for a metric that no trial has.
+    takes. Other metrics than the sweep's own sort downwards where their name says that higher is better. Where points
+    are several trials each, these are meant. Raises `BadInputError` for a metric that no trial has.
     """
+    repeats = repeats_of(card, history)
+    if card.repetition.several:
+        runs = _runs_of_points(card, history, runs)
+        history = points_of(history, card.repetition, card.goal.first.direction)
     params = {past.number: past.params for past in history}
     # Sets MLflow's environment before MLflow is imported, as `Records` does.
     from swathe.mlflow_runs import clean_name
@@ -294,9 +323,29 @@ def compare_of(
             symptoms_of(run.tags.get(TAG)),
             front=run.number in on_front,
             feasible=run.number not in infeasible,
+            repeats=repeats.get(run.number),
         )
         for run in sorted(runs, key=rank)[:top]
     ]
+
+
+def _runs_of_points(card: SweepCard, history: Sequence[PastTrial], runs: Sequence[TrialRun]) -> list[TrialRun]:
+    """Return the run of each point's best trial with the means of all of its runs' metrics, and the point's value."""
+    from swathe.mlflow_runs import clean_name
+
+    known = {run.number: run for run in runs}
+    found = []
+    for point in _points(card, history):
+        whole = point.as_trial
+        own = [known[past.number] for past in point.repeats if past.number in known]
+        if whole.number not in known:
+            continue
+        metrics = mean_of([run.metrics for run in own])
+        value = last_value(whole)
+        if value is not None:
+            metrics[clean_name(card.metric)] = value
+        found.append(replace(known[whole.number], state=whole.state.value, metrics=metrics))
+    return found
 
 
 def best(home: Home, name: str, trial: int | None = None) -> Best:
@@ -313,19 +362,20 @@ def best_of(
 ) -> Best:
     """Return the best of these trials, or the one named, with its run; raises `BadInputError` when there is none."""
     name, goal = card.name, card.goal
-    winner = winner_of(history, goal) if trial is None else _complete(history, trial)
-    if winner is None or winner.value is None:
-        raise BadInputError(_none_is_best(name, history, goal))
-    run = run_of(winner.number)
+    found = winner(card, history) if trial is None else _complete(history, trial)
+    if found is None or found.value is None:
+        raise BadInputError(_none_is_best(card, history))
+    run = run_of(found.number)
     return Best(
         sweep=name,
-        trial=winner.number,
+        trial=found.number,
         metric=card.metric,
-        value=winner.value,
+        value=found.value,
         run_id=run.run_id,
         config=json.loads(run.tags["swathe.config"]),
         geometry=json.loads(run.tags["swathe.geometry"]),
-        others=dict(zip(goal.metrics[1:], winner.objectives[1:], strict=True)),
+        others=dict(zip(goal.metrics[1:], found.objectives[1:], strict=True)),
+        repeats=repeats_of(card, history).get(found.number) if trial is None else None,
     )
 
 
@@ -337,27 +387,29 @@ def _complete(history: Sequence[PastTrial], number: int) -> PastTrial:
     return found
 
 
-def _none_is_best(name: str, history: Sequence[PastTrial], goal: Goal) -> str:
-    complete = sum(past.state is TrialState.COMPLETE for past in history)
+def _none_is_best(card: SweepCard, history: Sequence[PastTrial]) -> str:
+    found = points_of(history, card.repetition, card.goal.first.direction)
+    what = f"point of {card.repeats} trials" if card.repetition.several else "trial"
+    complete = sum(past.state is TrialState.COMPLETE for past in found)
     if not complete:
-        return f"Sweep {name!r} has no complete trial yet, so it has no best one."
-    bounds = ", ".join(map(str, goal.constraints))
-    return f"None of the {complete} complete trials of sweep {name!r} keeps its constraints ({bounds})."
+        return f"Sweep {card.name!r} has no complete {what} yet, so it has no best one."
+    bounds = ", ".join(map(str, card.goal.constraints))
+    whats = "points" if card.repetition.several else "trials"
+    return f"None of the {complete} complete {whats} of sweep {card.name!r} keeps its constraints ({bounds})."
 
 
 def best_numbers(home: Home, name: str) -> list[int]:
-    """Return the numbers of a sweep's best trials, one, or of several objectives the whole front.
+    """Return the numbers of a sweep's best trials: one, of several objectives the whole front, of a point all repeats.
 
     Raises `BadInputError` when there is none.
     """
     card, study = _study(home, name)
     history = study.history()
     study.close()
-    goal = card.goal
-    winner = winner_of(history, goal)
-    if winner is None:
-        raise BadInputError(_none_is_best(name, history, goal))
-    return [past.number for past in front_of(history, goal)] or [winner.number]
+    best = winner(card, history)
+    if best is None:
+        raise BadInputError(_none_is_best(card, history))
+    return [past.number for past in front_of(history, card.goal)] or [*card.repetition.members(best.number)]
 
 
 def experiment(home: Home, name: str) -> tuple[str, str]:

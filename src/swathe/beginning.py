@@ -9,6 +9,7 @@ from swathe import pruners, warm_start
 from swathe.enqueued import Point, points_of
 from swathe.events import Direction
 from swathe.home import Home, SweepFolder
+from swathe.repetition import check_space
 from swathe.samplers import Known
 
 if TYPE_CHECKING:
@@ -26,8 +27,12 @@ class Beginning:
 
 
 def check(composed: ComposedSweep, space: Space, home: Home, folder: SweepFolder) -> None:
-    """Refuse points that the space does not have, and a warm start that cannot be; raises `BadInputError`."""
+    """Refuse points that the space does not have, a warm start that cannot be, and a seed that is drawn for repeats.
+
+    Raises `BadInputError`.
+    """
     points_of(composed.sweep.enqueue, space)
+    check_space(space.parameters, composed.repetition)
     warm_start.check(composed, home, folder)
 
 

@@ -661,6 +661,7 @@ def best(
         _write_out(out, text)
         if not as_json:
             values = ", ".join(f"{name} {value:.6g}" for name, value in found.values.items())
+            values += "" if found.repeats is None else f", {found.repeats.words}"
             typer.echo(f"Wrote trial {found.trial} ({values}) to {out}.")
             typer.echo(f"Train it with: swathe train --from {out}")
     if as_json:

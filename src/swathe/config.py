@@ -28,6 +28,7 @@ from swathe.events import Config
 from swathe.folders import conf_folders, sweep_folders
 from swathe.objectives import Goal, goal_of
 from swathe.own_model import own_model
+from swathe.repetition import Repetition
 from swathe.schema import (
     RECIPE_GROUPS,
     SCHEMA_SUFFIX,
@@ -173,6 +174,11 @@ class ComposedSweep:
         """The objectives and the constraints."""
         return goal_of(self.values["sweep"])
 
+    @property
+    def repetition(self) -> Repetition:
+        """Which trials are one point."""
+        return Repetition(self.sweep.repeats, self.sweep.repeats_of)
+
     @cached_property
     def cluster(self) -> ClusterOptions:
         return ClusterOptions(**self.values["cluster"])
@@ -220,6 +226,8 @@ class ComposedSweep:
         kept["sweep"] = {key: value for key, value in kept["sweep"].items() if key not in _NOT_IDENTITY_OF_SWEEP}
         if not kept["sweep"]["constraints"]:
             del kept["sweep"]["constraints"]
+        if kept["sweep"]["repeats"] == 1:
+            del kept["sweep"]["repeats"], kept["sweep"]["repeats_of"]
         kept["sweep"] = {key: value for key, value in kept["sweep"].items() if value or key not in _OFF_OF_SWEEP}
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -26,12 +26,14 @@ from swathe.events import (
     Event,
     Failed,
     Finished,
+    Hold,
     Keep,
     Kill,
     Proposed,
     Record,
     Report,
     Reported,
+    Settle,
     Slots,
     StopAsked,
     Suspend,
@@ -46,6 +48,7 @@ from swathe.events import (
 from swathe.failures import CAUSE, Failures
 from swathe.objectives import Constraint, Front, Goal, Losses, Objective
 from swathe.pruners import Pruner
+from swathe.repetition import Ended, OpenPoints, PointEnd, Repetition, past_points, why_not_needed
 from swathe.stagnation import STOPPED, Stagnation
 from swathe.stagnation import reason as stagnation_reason
 from swathe.training.diagnose import Action
@@ -235,6 +238,9 @@ class Controller:
     slot). `key` gives, from a trial's parameters, the structural key whose trials one worker can train side by side, or
     "" for a trial that has a worker to itself. `history` are the trials of earlier sessions of the same sweep.
 
+    With a `repetition` of several trials a point, `best`, target and patience are about points, the pruner compares the
+    first trials of points, and what is left of a point that is out (`repetition.OpenPoints`) is told as pruned.
+
     How waiting trials and workers meet: a worker with room takes first from the queues of the keys that it runs, most
     run first; when those are empty, from the key with the most waiting trials for each worker on it. Of a key whose
     slots a worker has not said yet it gets one trial, and no other such key's before it has said so. The least loaded
@@ -258,6 +264,7 @@ class Controller:
         history: Iterable[PastTrial] = (),
         others: Sequence[Objective] = (),
         constraints: Sequence[Constraint] = (),
+        repetition: Repetition | None = None,
     ) -> None:
         self._metric = metric
         self._sign = 1.0 if direction is Direction.MINIMIZE else -1.0
@@ -297,7 +304,12 @@ class Controller:
         self._device_seconds = 0.0
         self._ended_here = 0
         self.counts: Counter[TrialState] = Counter()
-        # The best trial that keeps the constraints: of several objectives, by the first one.
+        self._repetition = repetition or Repetition()
+        self._points = OpenPoints(self._repetition, direction)
+        # Trials that wait or run and whose points are out.
+        self._unneeded: deque[int] = deque()
+        # The best trial that keeps the constraints: of several objectives, by the first one. Of several repeats, the
+        # best one of the best point, with that point's value.
         self.best: tuple[int, float] | None = None
         self._best: Losses = ()
         # Where there are several, the trials that no other dominates.
@@ -306,8 +318,12 @@ class Controller:
         past_trials = list(history)
         for past in past_trials:
             self._restore(past)
+        self._unneeded.extend(number for number in self._trials if self._points.out(number) is not None)
         if budget.patience is not None:
-            self._stagnation.restore(past_trials, self._sign)
+            ended: Sequence[Ended] = past_trials
+            if self._repetition.several:
+                ended = past_points(past_trials, self._repetition, direction)
+            self._stagnation.restore(ended, self._sign)
 
     # What the outside may see.
 
@@ -382,6 +398,7 @@ class Controller:
                 if limit is not None and elapsed >= limit:
                     commands += self._end(f"the wall time of {limit:g} s is used up")
         if not self._done:
+            commands += self._drop_unneeded()
             commands += self._fill()
             commands += self._finish()
         return commands
@@ -391,15 +408,19 @@ class Controller:
     def _restore(self, past: PastTrial) -> None:
         self._proposed += 1
         self._epochs += len(past.values)
-        self._pruner.restore(past.number, past.values, past.state)
+        if self._is_judged(past.number):
+            self._pruner.restore(past.number, past.values, past.state)
         for reported in past.values:
             self._failures.reached(past.number, reported)
         step = max(past.values, default=None)
         if past.state.final:
             self.counts[past.state] += 1
             if past.state is TrialState.COMPLETE and past.value is not None:
-                self._improves(past.number, past.objectives or (past.value,), feasible=past.feasible)
+                if not self._repetition.several:
+                    self._improves(past.number, past.objectives or (past.value,), feasible=past.feasible)
                 self._failures.completed(past.number)
+            if self._repetition.several:
+                self._end_of_point(past.number, past.state, past.value, feasible=past.feasible)
             if past.state is TrialState.FAILED and (cause := past.attrs.get(CAUSE)):
                 self._failures.failed(past.number, step, str(cause))
             return
@@ -412,6 +433,8 @@ class Controller:
         for proposal in event.proposals:
             self._proposed += 1
             self._wait(_Trial(proposal.trial, proposal.params, self._key(proposal.params)))
+            if self._points.out(proposal.trial) is not None:
+                self._unneeded.append(proposal.trial)
         if self._ending is not None:
             yield from self._empty_queues()
 
@@ -452,7 +475,7 @@ class Controller:
                 if again is not None and value is not None:
                     after += self._leave(trial, *again)
                     decisions.append(Decision(trial.number, report.step, stop=True))
-                    after += self._end_at_target(value, feasible=self._is_feasible(trial))
+                    after += self._end_at_report(trial, value)
                 continue
             if missing is not None or value is None:
                 known = ", ".join(sorted(report.metrics)) or "nothing"
@@ -471,7 +494,7 @@ class Controller:
             elif trial.decide_from is not None and report.step >= trial.decide_from:
                 trial.decide_from = self._pruner.next_decision(trial.number, report.step)
                 decisions.append(Decision(trial.number, report.step, stop=False, decide_from=trial.decide_from))
-            after += self._end_at_target(value, feasible=self._is_feasible(trial))
+            after += self._end_at_report(trial, value)
         if decisions:
             yield Decide(event.worker, tuple(decisions))
         if recorded:
@@ -481,18 +504,22 @@ class Controller:
 
     def _judge(self, trial: _Trial, report: Report, value: float) -> tuple[TrialState, str] | None:
         """Say whether the trial must stop here: its final state and why; None to go on."""
-        pruned = self._pruner.decide(trial.number, report.step, value)
+        pruned = self._is_judged(trial.number) and self._pruner.decide(trial.number, report.step, value)
         fate = self._fate(trial, report, value)
         if fate is None and pruned:
             return TrialState.PRUNED, f"pruned at step {report.step}"
         return fate
+
+    def _is_judged(self, number: int) -> bool:
+        """Whether the pruner looks at a trial: of the repeats of a point at the first, as if it was alone."""
+        return number == self._repetition.head(number)
 
     def _fate(self, trial: _Trial, report: Report, value: float) -> tuple[TrialState, str] | None:
         """Say how a trial ends at a report whatever others have reported; None where it goes on."""
         for name in self._goal.metrics:
             if not math.isfinite(report.metrics[name]):
                 return TrialState.PRUNED, f"diverged: {name} is {report.metrics[name]} at step {report.step}"
-        if self._reaches_target(value, feasible=self._is_feasible(trial)):
+        if self._ends_at_target(trial, value):
             return TrialState.COMPLETE, f"reached the target at step {report.step}"
         if report.ends is Action.STOP:
             return self._worst(trial, report)
@@ -519,11 +546,20 @@ class Controller:
             reason = f"ended without a report of {unreported!r}, which sweep.constraints names"
             yield from self._fail(trial, reason, cause=reason)
             return
+        if self._repetition.several:
+            yield from self._finish_repeat(trial, trial.value, event.model)
+            return
         better = self._improves(trial.number, self._values(trial), feasible=self._is_feasible(trial))
         yield from self._tell(trial, TrialState.COMPLETE)
         # Of several objectives no one model is the best.
         if better and event.model is not None and not self._goal.several:
             yield Keep(trial.number, event.model)
+
+    def _finish_repeat(self, trial: _Trial, value: float, model: bytes | None) -> Iterator[Command]:
+        """Tell a repeat that is complete; its model waits for the end of the point, if it is the best there so far."""
+        if model is not None and self._points.leads(trial.number, value):
+            yield Hold(trial.number, model)
+        yield from self._tell(trial, TrialState.COMPLETE)
 
     def _failed(self, event: Failed) -> Iterator[Command]:
         trial = self._release(event.worker, event.trial)
@@ -626,7 +662,8 @@ class Controller:
         del self._trials[trial.number]
         if state is TrialState.COMPLETE:
             self._failures.completed(trial.number)
-        self._pruner.finish(trial.number, state)
+        if self._is_judged(trial.number):
+            self._pruner.finish(trial.number, state)
         self.counts[state] += 1
         self._ended_here += 1
         complete = state is TrialState.COMPLETE
@@ -643,9 +680,49 @@ class Controller:
             constraints=self._goal.violations(trial.metrics) if known else {},
             metrics=trial.metrics,
         )
+        if self._repetition.several:
+            ended = self._end_of_point(trial.number, state, trial.value, feasible=self._is_feasible(trial))
+            if ended is None:
+                return
+            state = ended.state
+            yield Settle(ended.number, best=self.best is not None and self.best[0] == ended.number)
+            if ended.value is not None:
+                yield from self._end_at_target(ended.value, feasible=ended.feasible)
         if self._ending is None:
             self._stagnation.end(state, None if self.best is None else self._sign * self.best[1])
             yield from self._end_if_stagnant()
+
+    def _end_of_point(self, number: int, state: TrialState, value: float | None, *, feasible: bool) -> PointEnd | None:
+        """Take in that a repeat is over; return how its point ends, if this decides it."""
+        ended = self._points.end(number, state, value, feasible=feasible)
+        if ended is None:
+            return None
+        if ended.value is not None:
+            self._improves(ended.number, (ended.value,), feasible=ended.feasible)
+        else:
+            self._unneeded.extend(one for one in self._repetition.members(number) if one in self._trials)
+        return ended
+
+    def _drop_unneeded(self) -> Iterator[Command]:
+        """Take what waits or runs of points that are out out of the game."""
+        while self._unneeded:
+            trial = self._trials.get(self._unneeded.popleft())
+            out = None if trial is None else self._points.out(trial.number)
+            if trial is None or out is None:
+                continue  # It has ended by itself, or is left for a later session.
+            if trial.worker is None:
+                self._take_from_queue(trial)
+                yield from self._tell(trial, TrialState.PRUNED, why_not_needed(*out))
+            else:
+                yield Decide(trial.worker, (Decision(trial.number, trial.step or 0, stop=True),))
+                yield from self._leave(trial, TrialState.PRUNED, why_not_needed(*out))
+
+    def _take_from_queue(self, trial: _Trial) -> None:
+        queue = self._queues[trial.key]
+        queue.remove(trial.number)
+        if not queue:
+            del self._queues[trial.key]
+        self._waiting -= 1
 
     def _suspend(self, trial: _Trial) -> Iterator[Command]:
         del self._trials[trial.number]
@@ -686,6 +763,14 @@ class Controller:
     def _reaches_target(self, value: float, *, feasible: bool) -> bool:
         target = self._budget.target
         return target is not None and feasible and self._sign * value <= self._sign * target
+
+    def _ends_at_target(self, trial: _Trial, value: float) -> bool:
+        """Whether a report ends its trial as good enough; of several repeats it is the point's value that counts."""
+        return not self._repetition.several and self._reaches_target(value, feasible=self._is_feasible(trial))
+
+    def _end_at_report(self, trial: _Trial, value: float) -> Iterator[Command]:
+        if not self._repetition.several:
+            yield from self._end_at_target(value, feasible=self._is_feasible(trial))
 
     def _end_what_is_over(self) -> Iterator[Command]:
         """End a sweep at once that earlier sessions have ended but for saying so."""
@@ -737,8 +822,11 @@ class Controller:
             return
         reason = "the space is exhausted" if self._exhausted else f"all {self._proposed} trials are done"
         ending = self._ending or Done(reason)
-        if not ending.interrupted and not self.counts[TrialState.COMPLETE]:
-            ending = Done(f"{ending.reason}, and no trial completed", failed=True)
+        what, complete = "trial", self.counts[TrialState.COMPLETE]
+        if self._repetition.several:
+            what, complete = "point", self._points.complete
+        if not ending.interrupted and not complete:
+            ending = Done(f"{ending.reason}, and no {what} completed", failed=True)
         self._done = True
         yield ending
 
@@ -809,7 +897,7 @@ class Controller:
         worker.start(number, key)
         trial = self._trials[number]
         trial.worker = name
-        trial.decide_from = self._pruner.next_decision(number, trial.step)
+        trial.decide_from = self._pruner.next_decision(number, trial.step) if self._is_judged(number) else None
         return Assignment(number, trial.params, trial.attempt, trial.decide_from, trial.step)
 
     def _count_runner(self, key: str, by: int) -> None:
@@ -830,5 +918,6 @@ class Controller:
         ahead = self._width if self._ask_ahead is None else self._ask_ahead
         wanted = min(free + ahead - self._waiting, self._budget.trials - self._proposed)
         if wanted > 0:
-            self._asked = wanted
-            yield Ask(wanted)
+            # All repeats of a point, so that they wait side by side.
+            self._asked = wanted + -(self._proposed + wanted) % self._repetition.count
+            yield Ask(self._asked)

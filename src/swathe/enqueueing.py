@@ -25,7 +25,7 @@ def enqueue(home: Home, name: str, words: Sequence[str]) -> str:
     if folder.driver() is not None:
         return f"Sweep {name!r} tries {shown} next; the points that it has drawn already come before."
     drawn = sum(analysis.overview(home, name).counts.values())
-    more = f" sweep.trials={drawn + 1}" if drawn >= card.trials else ""
+    more = f" sweep.trials={drawn + card.repeats}" if drawn >= card.trials else ""
     return f"Sweep {name!r} tries {shown} when it goes on: swathe resume {name}{more}"
 
 

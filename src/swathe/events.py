@@ -262,6 +262,22 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """This repeat is the best one of its point so far: keep its model until the point's `Settle`."""
+
+    trial: int
+    model: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """The point of this trial is over: its held model is the sweep's if it is the `best`, and is needed no more."""
+
+    trial: int
+    best: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Kill:
     """End a worker that does not answer, with every trial on it; `WorkerLost` is to follow, with the same `reason`."""
 
@@ -278,6 +294,6 @@ class Done:
     interrupted: bool = False
 
 
-Command = Ask | Assign | Decide | Record | Tell | Suspend | Keep | Kill | Done
+Command = Ask | Assign | Decide | Record | Tell | Suspend | Keep | Hold | Settle | Kill | Done
 
 Config = dict[str, Any]

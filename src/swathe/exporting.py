@@ -14,7 +14,7 @@ from swathe.events import TrialState
 if TYPE_CHECKING:
     import pandas
 
-    from swathe.home import Home
+    from swathe.home import Home, SweepCard
     from swathe.objectives import Goal
     from swathe.study import PastTrial
 
@@ -27,13 +27,27 @@ def trials(home: Home, sweep: str) -> pandas.DataFrame:
     Columns: trial, state, value (the objective of a trial that has one), ended (UTC), worker, reason, diagnosis, then
     the parameters as `params.NAME`, empty where a trial has none of it, and the last metrics as `metrics.NAME`. Of
     several objectives `value` is the first; then there are `objectives.NAME` for each and `on_front`, and with
-    constraints `feasible`. Raises `BadInputError` where there is no such sweep.
+    constraints `feasible`. Where a point is several trials, `point` is the number of its first one, and a complete one
+    has its `point_value` and `point_std` in each of their rows. Raises `BadInputError` where there is no such sweep.
     """
     from swathe.analysis import front_of
 
-    goal, history = home.existing(sweep)[1].goal, _history(home, sweep)
+    card, history = home.existing(sweep)[1], _history(home, sweep)
+    goal, of_points = card.goal, _point_columns(card, history)
     on_front = {past.number for past in front_of(history, goal)}
-    return table([_row(past, goal, on_front) for past in history])
+    return table([_row(past, goal, on_front, of_points.get(past.number, {})) for past in history])
+
+
+def _point_columns(card: SweepCard, history: Sequence[PastTrial]) -> dict[int, dict[str, Any]]:
+    """Return by trial the columns that there are only where a point is several trials."""
+    from swathe.points import points
+
+    columns: dict[int, dict[str, Any]] = {}
+    for point in points(history, card.repetition, card.goal.first.direction) if card.repetition.several else ():
+        head = point.repeats[0].number
+        value, std = point.as_trial.value, point.std if point.as_trial.value is not None else None
+        columns |= {past.number: {"point": head, "point_value": value, "point_std": std} for past in point.repeats}
+    return columns
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
@@ -86,7 +100,7 @@ def _history(home: Home, sweep: str) -> list[PastTrial]:
         study.close()
 
 
-def _row(past: PastTrial, goal: Goal, on_front: Collection[int]) -> dict[str, Any]:
+def _row(past: PastTrial, goal: Goal, on_front: Collection[int], of_point: Mapping[str, Any]) -> dict[str, Any]:
     metrics: Mapping[str, float] = json.loads(str(past.attrs.get("metrics", "{}")))
     facts = {
         "trial": past.number,
@@ -96,6 +110,7 @@ def _row(past: PastTrial, goal: Goal, on_front: Collection[int]) -> dict[str, An
         "worker": past.attrs.get("worker"),
         "reason": past.attrs.get("reason"),
         "diagnosis": past.attrs.get("diagnosis"),
+        **of_point,
         **goal_columns(goal, past, on_front),
     }
     return row(facts, past.params, metrics)
@@ -126,6 +141,6 @@ def row(facts: Mapping[str, Any], params: Mapping[str, Any], metrics: Mapping[st
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the columns of all rows: what every trial has, then objectives, parameters and metrics."""
     always = ["trial", "state", "value", "ended", "worker", "reason", "diagnosis"]
-    kinds = ("objectives.", "on_front", "feasible", "params.", "metrics.")
+    kinds = ("point", "objectives.", "on_front", "feasible", "params.", "metrics.")
     named = {name: None for row in rows for name in row}
     return [*always, *(name for kind in kinds for name in named if name.startswith(kind))]

@@ -16,13 +16,14 @@ from typing import IO, Any
 
 from swathe.errors import BadInputError, bad_value
 from swathe.objectives import Goal, goal_of
+from swathe.repetition import KINDS, Repetition
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # How a driver writes since when it runs, in local time.
 SINCE = "%Y-%m-%d %H:%M:%S"
 _ENDING = {"reason": str, "failed": bool, "interrupted": bool}
 # Keys that a card of an earlier version lacks.
-_ADDED = frozenset({"metrics", "directions", "constraints"})
+_ADDED = frozenset({"metrics", "directions", "constraints", "repeats", "repeats_of"})
 
 
 def plain_name(text: str) -> str:
@@ -50,6 +51,13 @@ class SweepCard:
     metrics: tuple[str, ...] = ()
     directions: tuple[str, ...] = ()
     constraints: Mapping[str, str] = field(default_factory=dict)
+    repeats: int = 1
+    repeats_of: str = "mean"
+
+    @property
+    def repetition(self) -> Repetition:
+        """Which trials are one point."""
+        return Repetition(self.repeats, self.repeats_of)
 
     @property
     def goal(self) -> Goal:
@@ -200,6 +208,9 @@ def _is_card(values: object) -> bool:
         and (values["storage"] is None or isinstance(values["storage"], str))
         and type(values["trials"]) is int
         and type(values["created"]) in (int, float)
+        and type(repeats := values.get("repeats", 1)) is int
+        and repeats >= 1
+        and values.get("repeats_of", "mean") in KINDS
         and _has_goal(values)
     )
 

@@ -492,8 +492,9 @@ class LaneEngine:
         value = trial.metrics.get(self._setup.metric)
         if not (always or is_better(self._setup, value, self._best)):
             return None
-        if trial.pace.due is None:
-            # Else its pruner may still refuse it, and then a worse one is the best.
+        if trial.pace.due is None and not self._setup.repeated:
+            # Else its pruner may still refuse it, and then a worse one is the best; and of several repeats a single
+            # value is not what makes a point the best.
             self._best = value
         return serialise(block.lanes.state_dict(trial.number))
 

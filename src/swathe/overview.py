@@ -98,6 +98,32 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeats:
+    """What a point's value is `of`, the mean, median or worst: the values of its trials, and their deviation.
+
+    `std`: the standard deviation, for a sample (n - 1).
+    """
+
+    of: str
+    values: Mapping[int, float]
+    std: float
+
+    @property
+    def words(self) -> str:
+        return f"{self.of} of trials {', '.join(map(str, self.values))}, standard deviation {self.std:.2g}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"of": self.of, "trials": list(self.values), "values": list(self.values.values()), "std": self.std}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any] | None) -> Repeats | None:
+        """Read what `as_dict` returns; None where there is none."""
+        if plain is None:
+            return None
+        return cls(plain["of"], dict(zip(plain["trials"], plain["values"], strict=True)), plain["std"])
+
+
+@dataclass(frozen=True, slots=True)
 class FrontTrial:
     """A trial that no other dominates, with the value of each objective."""
 
@@ -120,6 +146,7 @@ class Overview:
     `lanes` is how full its lanes were at last and as means, as far as MLflow has it; empty where trials are no lanes.
     `diagnosis` is how many trials that are over have each symptom, most first; `latest` are the last few trials that
     ended with symptoms, the last one first. `session` is what the driver said last, None where none ever did.
+    `repeats`: of what the best value is, where a point is several trials; `best` then is the best one of these.
     """
 
     name: str
@@ -141,6 +168,7 @@ class Overview:
     constraints: Mapping[str, str] = field(default_factory=dict)
     front: Sequence[FrontTrial] = ()
     feasible: int | None = None
+    repeats: Repeats | None = None
 
     @property
     def several(self) -> bool:
@@ -207,6 +235,7 @@ class Overview:
             "constraints": dict(self.constraints),
             "front": [one.as_dict() for one in self.front],
             "feasible": self.feasible,
+            **_of_repeats(self.repeats),
         }
 
     @classmethod
@@ -233,7 +262,12 @@ class Overview:
             constraints=plain.get("constraints", {}),
             front=[FrontTrial(one["trial"], one["values"], one["params"]) for one in plain.get("front", ())],
             feasible=plain.get("feasible"),
+            repeats=Repeats.from_dict(plain.get("repeats")),
         )
+
+
+def _of_repeats(repeats: Repeats | None) -> dict[str, Any]:
+    return {} if repeats is None else {"repeats": repeats.as_dict()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +275,7 @@ class Row:
     """One trial in a comparison; `diagnosis` are its symptoms.
 
     `front`: whether no other trial dominates it, where there are several objectives; `feasible`: whether it keeps the
-    constraints.
+    constraints. `repeats`: of a point of several trials, of what its value is; its metrics are means.
     """
 
     trial: int
@@ -252,6 +286,7 @@ class Row:
     diagnosis: tuple[str, ...] = ()
     front: bool = False
     feasible: bool = True
+    repeats: Repeats | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -263,6 +298,7 @@ class Row:
             "params": dict(self.params),
             "front": self.front,
             "feasible": self.feasible,
+            **_of_repeats(self.repeats),
         }
 
     @classmethod
@@ -270,14 +306,16 @@ class Row:
         """Read what `as_dict` returns; metrics that were no finite numbers are NaN again."""
         metrics = {name: float("nan") if value is None else value for name, value in plain["metrics"].items()}
         facts = plain["trial"], plain["run_id"], plain["state"], metrics, plain["params"], tuple(plain["diagnosis"])
-        return cls(*facts, front=plain.get("front", False), feasible=plain.get("feasible", True))
+        front, feasible = plain.get("front", False), plain.get("feasible", True)
+        return cls(*facts, front=front, feasible=feasible, repeats=Repeats.from_dict(plain.get("repeats")))
 
 
 @dataclass(frozen=True, slots=True)
 class Best:
     """The best trial, or one of the best, with everything that training it again takes.
 
-    `others`: the values of further objectives by name.
+    `others`: the values of further objectives by name. `repeats`: of what the value is, where a point is several
+    trials, the best one of which this is.
     """
 
     sweep: str
@@ -288,6 +326,7 @@ class Best:
     config: Config
     geometry: Mapping[str, Any]
     others: Mapping[str, float] = field(default_factory=dict)
+    repeats: Repeats | None = None
 
     @property
     def values(self) -> dict[str, float]:
@@ -296,10 +335,12 @@ class Best:
 
     def as_dict(self) -> dict[str, Any]:
         origin = {"sweep": self.sweep, "trial": self.trial, "run_id": self.run_id, **self.values}
+        origin |= _of_repeats(self.repeats)
         return {**self.config, "origin": origin, "geometry": dict(self.geometry)}
 
     def as_yaml(self) -> str:
         values = ", ".join(f"{name} {value!r}" for name, value in self.values.items())
+        values += "" if self.repeats is None else f" ({self.repeats.words})"
         head = (
             f"# Trial {self.trial} of sweep {self.sweep}: {values}\n# Train it again with: swathe train --from FILE\n"
         )

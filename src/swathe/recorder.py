@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from swathe.annotations import MLFLOW_NOTE, NOTE_TAG, with_note
 from swathe.diagnosis import TAG
 from swathe.leaving import end_with
+from swathe.repetition import POINT_TAG, Repetition
 from swathe.spool import Batch, SpoolReader, spool_folder
 from swathe.tracking import FRONT_TAG, VIEW_TAG, shown
 
@@ -162,13 +163,18 @@ class Sweep:
             tags["swathe.best_trial"] = str(summary["best_trial"])
             tags |= {f"swathe.best.{key}": str(value) for key, value in summary["best_params"].items()}
             name, value = f"best_{self.header['metric']}", summary["best_value"]
-            parent.metrics = [Metric(_clean(name), float(value), _ms(now), sum(summary["counts"].values()))]
+            step = sum(summary["counts"].values())
+            parent.metrics = [Metric(_clean(name), float(value), _ms(now), step)]
+            if (std := summary.get("best_std")) is not None:
+                tags["swathe.best_trials"] = ",".join(map(str, summary["best_repeats"]))
+                parent.metrics.append(Metric(_clean(f"{name}_std"), float(std), _ms(now), step))
         for name, value in summary.get("best_values", {}).items():
             step = sum(summary["counts"].values())
             parent.metrics.append(Metric(_clean(f"best_{name}"), float(value), _ms(now), step))
         if front := summary.get("front"):
             tags[FRONT_TAG] = ",".join(map(str, front))
             problems += self._mark_front(runs, front)
+        problems += self._tag_points(runs, summary.get("points", {}))
         parent.metrics += self._sweep_metrics(summary.get("metrics", {}), now)
         parent.tags = {_clean(key): value for key, value in split_tags(tags).items()}
         return problems + _told(runs.write([parent]))
@@ -185,6 +191,13 @@ class Sweep:
         new = sorted(wanted - before)
         return _told(runs.write([RunChange("", 0, run_id, tags={FRONT_TAG: "true"}) for run_id in new]))
 
+    def _tag_points(self, runs: Runs, points: Mapping[str, Mapping[str, str]]) -> list[str]:
+        """Tag the runs of complete points' trials with what these are worth; the numbers are text, as JSON has them."""
+        from swathe.mlflow_runs import RunChange
+
+        known = ((self._ids.get(int(number), ""), tags) for number, tags in points.items())
+        return _told(runs.write([RunChange("", 0, run_id, tags=dict(tags)) for run_id, tags in known if run_id]))
+
     def _sweep_metrics(self, metrics: Mapping[str, Any], moment: float) -> list[Metric]:
         """Return numbers of the sweep itself; their step is the time since it began (whole seconds)."""
         from swathe.mlflow_runs import Metric
@@ -197,6 +210,7 @@ class Sweep:
         import optuna
 
         from swathe import plots
+        from swathe.points import by_points
         from swathe.study import Study
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -204,9 +218,10 @@ class Sweep:
         study = Study.load(summary["study_name"], folder=folder, storage=summary["study_storage"])
         try:
             metric, others = self.header["metric"], self.header.get("others", ())
+            repetition = Repetition(self.header.get("repeats", 1), self.header.get("repeats_of", "mean"))
             header, rows = plots.table(study.optuna_study, metric, others)
             files = {"trials.csv": plots.as_csv(header, rows), "trials.json": plots.as_mlflow_table(header, rows)}
-            files["plots/plots.html"] = plots.page(study.optuna_study, metric, others)
+            files["plots/plots.html"] = plots.page(by_points(study.optuna_study, repetition), metric, others)
         finally:
             study.close()
         _log_files(runs, self._parent, files)
@@ -339,6 +354,7 @@ def _view(header: Mapping[str, Any]) -> dict[str, Any]:
             "tags.`swathe.state`",
             f"tags.`{TAG}`",
             *([f"tags.`{FRONT_TAG}`"] if others else []),
+            *(f"tags.`{POINT_TAG}{end}`" for end in ("", "_value", "_std") if header.get("repeats", 1) > 1),
             *(f"metrics.`{key}`" for key in metrics),
             *(f"params.`{_clean(key)}`" for key in header.get("space", ())),
         ],

@@ -12,7 +12,7 @@ import yaml
 
 from swathe.client import NotFoundError, Server
 from swathe.errors import bad_value
-from swathe.overview import Best, Overview, Row
+from swathe.overview import Best, Overview, Repeats, Row
 from swathe.versus import Versus, check
 
 # As many as a page may have.
@@ -112,7 +112,8 @@ def best(server: Server, name: str, trial: int | None = None) -> Best:
     keys = ("sweep", "trial", "metric", "value", "run_id", "config", "geometry")
     values = found.get("values", {})
     others = {metric: value for metric, value in values.items() if metric != found["metric"]}
-    return Best(**{key: found[key] for key in keys}, others=others)
+    repeats = Repeats.from_dict(found.get("repeats"))
+    return Best(**{key: found[key] for key in keys}, others=others, repeats=repeats)
 
 
 def stop(server: Server, name: str) -> str:

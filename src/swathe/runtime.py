@@ -18,7 +18,7 @@ from typing import Protocol
 
 import yaml
 
-from swathe import beginning, checkpoints, pruners
+from swathe import beginning, checkpoints, held_models, pruners
 from swathe.annotations import MLFLOW_NOTE, NOTE_TAG, checked_tags
 from swathe.cluster import ClusterPlan, InlinePool, Pool, PoolEvent, RayPool
 from swathe.config import ComposedSweep
@@ -36,10 +36,12 @@ from swathe.events import (
     Direction,
     Done,
     Event,
+    Hold,
     Keep,
     Kill,
     Record,
     Reported,
+    Settle,
     StopAsked,
     Suspend,
     Tell,
@@ -55,10 +57,12 @@ from swathe.home import Home, SweepCard, SweepFolder, write_aside
 from swathe.objectives import Goal, Losses
 from swathe.occupancy import Occupancy
 from swathe.overview import LATEST, Progress, Session
+from swathe.points import Point, points
 from swathe.preflight_task import PreflightTask, remembered
+from swathe.repetition import POINT_TAG
 from swathe.schema import SweepOptions
 from swathe.space import Space, TrialComposer
-from swathe.study import Foretold, Study
+from swathe.study import Foretold, PastTrial, Study
 from swathe.tracking import Recorder, Summary, SweepRecord, is_known, shown
 from swathe.training.diagnose import Finding
 from swathe.training.recipe import PARAMETERS, recipe_from_config
@@ -148,7 +152,9 @@ def group_size(composed: ComposedSweep) -> int:
     if not _may_lane(composed):
         return 1
     # At least 20 structural choices in a sweep, as far as its trials reach: fewer would search them too little.
-    return composed.sweep.group_ask or max(1, min(MAX_GROUP, composed.sweep.trials // 20))
+    size = composed.sweep.group_ask or max(1, min(MAX_GROUP, composed.sweep.trials // 20))
+    # All repeats of a point, which have all of their parameters in common.
+    return max(composed.sweep.repeats, size - size % composed.sweep.repeats)
 
 
 def structural_parameters(space: Space) -> frozenset[str]:
@@ -201,6 +207,8 @@ def prepare(composed: ComposedSweep, space: Space, home: Home, command: str) -> 
         metrics=goal.metrics if goal.several else (),
         directions=tuple(one.value for one in goal.directions) if goal.several else (),
         constraints=dict(composed.sweep.constraints),
+        repeats=composed.sweep.repeats,
+        repeats_of=composed.sweep.repeats_of,
     )
     if past is not None and past.identity != card.identity:
         raise BadInputError(
@@ -334,6 +342,7 @@ class _Session:
         self._goal = composed.goal
         # What the config says of every run.
         self._tags = checked_tags(options.tags)
+        self._repetition = composed.repetition
         self._metric, self._direction = self._goal.first.metric, self._goal.first.direction
         begins = beginning.beginning(composed, plan.space, home, plan.folder)
         _write_plan(plan)
@@ -356,6 +365,7 @@ class _Session:
                 others=self._goal.directions[1:],
                 points=begins.points,
                 known=begins.known,
+                repetition=self._repetition,
             )
         except BaseException:
             self._recorder.close(0.0)
@@ -398,7 +408,12 @@ class _Session:
             history=history,
             others=self._goal.objectives[1:],
             constraints=self._goal.constraints,
+            repetition=self._repetition,
         )
+        if self._repetition.several:
+            # What is left of a point that is out may be told before it has a worker.
+            self._params = {past.number: past.params for past in history if not past.state.final}
+            self._settle_models(history)
         self._symptoms = count_symptoms(past.attrs.get("diagnosis") for past in history if past.state.final)
         self._epochs_before = self._controller.epochs
         self._over_before = sum(self._controller.counts.values())
@@ -420,7 +435,8 @@ class _Session:
             import_paths=(os.getcwd(),),
             device="cpu",
             threads=1,
-            target=composed.sweep.target,
+            target=None if self._repetition.several else composed.sweep.target,
+            repeated=self._repetition.several,
             slots=composed.lanes.slots,
             compile=composed.lanes.compile,
             memory_fraction=composed.lanes.memory_fraction,
@@ -572,9 +588,11 @@ class _Session:
                     self._say(f"{worker} is ended and its trials run again: {reason}.")
                     self._pool.kill(worker, reason)
                 case Keep(trial, model):
-                    write_aside(self._plan.folder.best_model, model)
-                    facts = json.dumps({"trial": trial}).encode()
-                    write_aside(self._plan.folder.best_model.with_suffix(".json"), facts)
+                    held_models.keep(self._plan.folder, trial, model)
+                case Hold(trial, model):
+                    held_models.hold(self._plan.folder, self._repetition, trial, model)
+                case Settle(trial, best):
+                    held_models.settle(self._plan.folder, self._repetition, trial, best=best)
                 case Done():
                     self._done = command
 
@@ -616,12 +634,9 @@ class _Session:
         tags = {
             "swathe.worker": worker,
             "swathe.attempt": str(assignment.attempt),
-            **self._tags,
-            "swathe.config": json.dumps(config),
             GEOMETRY: json.dumps(self._pool.geometry.get(worker, {})),
         }
-        logged = {**self._plan.composer.logged_params(params), "seed": config["seed"]}
-        self._recorder.trial(number, trial_name(number, params), logged, tags, time.time())
+        self._begin_record(number, params, config, tags)
         best = self._controller.best
         known = None if best is None else best[1]
         if self._goal.several:
@@ -629,6 +644,14 @@ class _Session:
             known = -math.inf if self._direction is Direction.MINIMIZE else math.inf
         program = None if assignment.step is None else self._programs.get(number)
         return Job(number, config, assignment.attempt, assignment.decide_from, known, assignment.step, program)
+
+    def _begin_record(self, number: int, params: Mapping[str, Value], config: Config, tags: Mapping[str, str]) -> None:
+        """Let the record of a trial begin, or begin again."""
+        said = {**tags, **self._tags, "swathe.config": json.dumps(config)}
+        if self._repetition.several:
+            said[POINT_TAG] = str(self._repetition.head(number))
+        logged = {**self._plan.composer.logged_params(params), "seed": config["seed"]}
+        self._recorder.trial(number, trial_name(number, params), logged, said, time.time())
 
     def _record(self, command: Record, then: Iterable[Command]) -> None:
         for report in command.reports:
@@ -684,7 +707,7 @@ class _Session:
         return attrs, {**live.tags, **found, "swathe.state": _state_tag(command)}
 
     def _tell(self, command: Tell) -> None:
-        live = self._live.pop(command.trial, None) or _Live(self._params.pop(command.trial, {}), "")
+        live = self._live.pop(command.trial, None) or self._unbegun(command.trial)
         self._programs.pop(command.trial, None)
         attrs, tags = self._end_facts(command, live)
         self._symptoms += count_symptoms([attrs.get("diagnosis")])
@@ -705,9 +728,26 @@ class _Session:
             constraints=command.constraints,
         )
         best = self._controller.best
-        if best is not None and best[0] == command.trial:
-            self._best_params = {command.trial: live.params}
+        if best is not None and self._repetition.head(best[0]) == self._repetition.head(command.trial):
+            self._best_params = {best[0]: live.params}
         self._ended.append(_end_line(command.trial, tags["swathe.state"], command.value, self._metric))
+
+    def _unbegun(self, trial: int) -> _Live:
+        """Return what is known of a trial that is told before it had a worker, as its point is out."""
+        params = self._params.pop(trial, {})
+        if self._repetition.several:
+            self._begin_record(trial, params, trial_config(self._plan.composer, params, trial), {})
+        return _Live(params, "")
+
+    def _settle_models(self, history: Sequence[PastTrial]) -> None:
+        """See to models that are held for points which are over: the last driver may have died before it did."""
+        known = points(history, self._repetition, self._direction)
+        best = self._controller.best
+        for trial in held_models.held(self._plan.folder):
+            point = trial // self._repetition.count
+            if point < len(known) and known[point].as_trial.state.final:
+                is_best = best is not None and best[0] == trial
+                held_models.settle(self._plan.folder, self._repetition, trial, best=is_best)
 
     def _suspend(self, trial: int) -> None:
         self._suspended.add(trial)
@@ -818,6 +858,9 @@ class _Session:
     def _summary(self, done: Done) -> Summary:
         card, best = self._plan.card, self._controller.best
         params = self._best_params.get(best[0], {}) if best else {}
+        known = points(self._study.history(), self._repetition, self._direction) if self._repetition.several else []
+        whole = [point for point in known if point.as_trial.state is TrialState.COMPLETE]
+        point = next((one for one in whole if best is not None and one.as_trial.number == best[0]), None)
         front = self._controller.front.members
         return Summary(
             state="KILLED" if done.interrupted else "FAILED" if done.failed else "FINISHED",
@@ -828,11 +871,14 @@ class _Session:
             best_trial=best[0] if best and not front else None,
             best_value=best[1] if best and not front else None,
             best_params={} if front else dict(params),
-            note_markdown=_note(self._plan, self._controller, params, self._symptoms),
+            note_markdown=_note(self._plan, self._controller, params, self._symptoms, point),
             model_path=self._model_path(best[0] if best else None),
             metrics=self._occupancy.means(self._controller.epochs - self._epochs_before) | self._used(),
             front=tuple(front),
             best_values=_best_values(self._goal, front),
+            best_repeats=() if point is None else tuple(point.values),
+            best_std=None if point is None else point.std,
+            points={number: one.tags for one in whole for number in one.values},
         )
 
 
@@ -860,6 +906,8 @@ def _sweep_record(plan: Plan, home: Home) -> SweepRecord:
         workdir=str(Path.cwd()),
         space=tuple(plan.space.parameters),
         others=card.metrics[1:],
+        repeats=card.repeats,
+        repeats_of=card.repeats_of,
     )
 
 
@@ -886,7 +934,9 @@ def _state_tag(command: Tell) -> str:
     return str(command.state.value)
 
 
-def _note(plan: Plan, controller: Controller, params: Mapping[str, Value], symptoms: Mapping[str, int]) -> str:
+def _note(
+    plan: Plan, controller: Controller, params: Mapping[str, Value], symptoms: Mapping[str, int], point: Point | None
+) -> str:
     """Return the markdown note of the parent run: the best config and how to train it again."""
     card, best = plan.card, controller.best
     counts = ", ".join(f"{count} {state.value}" for state, count in controller.counts.items())
@@ -904,7 +954,10 @@ def _note(plan: Plan, controller: Controller, params: Mapping[str, Value], sympt
             lines.append(f"| {number} | {' | '.join(f'{value:.6g}' for value in goal.losses(losses))} |")
     elif best is not None:
         # The command comes first: MLflow folds a long note.
-        lines += ["", f"Best: trial {best[0]}, {card.metric} {best[1]:.6g}. Train it again and compare every number:"]
+        what = f"trial {best[0]}, {card.metric} {best[1]:.6g}"
+        if point is not None and (repeats := point.shown(plan.composed.repetition)) is not None:
+            what += f", {repeats.words}"
+        lines += ["", f"Best: {what}. Train it again and compare every number:"]
         lines += ["", f"    swathe reproduce {card.name}", "", "| parameter | value |", "|---|---|"]
         lines += [f"| `{key}` | {value} |" for key, value in params.items()]
     return "\n".join(lines) + "\n"

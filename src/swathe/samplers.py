@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -27,9 +27,11 @@ from optuna.trial import FrozenTrial
 
 from swathe.bohb import at_highest_budget, draws_at_random
 from swathe.errors import bad_value
-from swathe.events import Value
+from swathe.events import Direction, Value
+from swathe.points import seen_points
 from swathe.pruners import Rungs
-from swathe.seen import Seeing, seen_trial, with_earlier
+from swathe.repetition import Repetition
+from swathe.seen import Seeing, Sight, seen_trial, with_earlier
 
 # More points than a sweep can run, and as many as fit in memory easily.
 MAX_GRID = 1_000_000
@@ -320,11 +322,13 @@ class Known:
 
     `earlier`: trials of earlier sweeps, with those parameters that they share with this one's space. `rungs`: the steps
     at which the sweep's pruner compares trials, where they are known from the start. `minimize`: the direction.
+    `repetition`: which trials are one point.
     """
 
     earlier: Sequence[FrozenTrial] = ()
     rungs: Rungs | None = None
     minimize: bool = True
+    repetition: Repetition = field(default_factory=Repetition)
 
 
 def build(
@@ -354,13 +358,13 @@ def build(
         case "random":
             return RandomDraw(seed, space, groups)
         case "grid":
-            return Grid(space, seed, groups)
+            return Grid(space, seed, replace(groups, size=max(1, groups.size // known.repetition.count)))
         case "tpe":
             # Groups are for parameters that are not always there, and are a form of the multivariate estimator.
             given = {"multivariate": True, "group": True} | given
             given["group"] = given["group"] and given["multivariate"] and _is_ragged(space, known.earlier)
             return Guided(
-                _seeing(lambda number: TPESampler(seed=sampler_seed(seed, number), **given), known.earlier),
+                _seeing(lambda number: TPESampler(seed=sampler_seed(seed, number), **given), _sight(known)),
                 space,
                 groups,
             )
@@ -370,7 +374,10 @@ def build(
             quiet: dict[str, Any] = {"warn_independent_sampling": False}
             given |= _sources(space, known.earlier)
             return Guided(
-                lambda number: CmaEsSampler(seed=base, independent_sampler=independent(number), **quiet, **given),
+                _seeing(
+                    lambda number: CmaEsSampler(seed=base, independent_sampler=independent(number), **quiet, **given),
+                    _points_alone(known),
+                ),
                 space,
                 Groups(),
             )
@@ -394,7 +401,7 @@ def build(
                     lambda number: GPSampler(
                         seed=sampler_seed(seed, number), independent_sampler=independent(number), **quiet, **given
                     ),
-                    whole,
+                    _sight(replace(known, earlier=whole)),
                 ),
                 space,
                 Groups(),
@@ -404,12 +411,22 @@ def build(
 _Make = Callable[[int], BaseSampler]
 
 
-def _seeing(make: _Make, earlier: Sequence[FrozenTrial]) -> _Make:
-    """Let samplers see trials of earlier sweeps before the sweep's own."""
-    if not earlier:
+def _seeing(make: _Make, sight: Sight | None) -> _Make:
+    """Let samplers see other trials than the sweep's own, where there is a sight of them."""
+    if sight is None:
         return make
-    sight = with_earlier(earlier)
     return lambda number: Seeing(make(number), sight)
+
+
+def _sight(known: Known) -> Sight | None:
+    """Return what lets a sampler see trials of earlier sweeps before its own, or points of several trials each."""
+    return with_earlier(known.earlier) if known.earlier else _points_alone(known)
+
+
+def _points_alone(known: Known) -> Sight | None:
+    if not known.repetition.several:
+        return None
+    return seen_points(known.repetition, Direction.MINIMIZE if known.minimize else Direction.MAXIMIZE)
 
 
 def _always(space: SearchSpace) -> set[str]:

@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from swathe import repetition
 from swathe.annotations import checked_note, checked_tags
 from swathe.diagnosis import rule_of
 from swathe.errors import BadInputError, bad_value
@@ -28,7 +29,8 @@ class SweepOptions:
     """The search: what is optimised, over which space, and within which budget (times in seconds).
 
     `metric` and `direction` are lists of the same length for several objectives. `constraints`: reported metrics with a
-    bound each, such as "<= 50000".
+    bound each, such as "<= 50000". With `repeats`, so many of the `trials` are one point with a seed each, whose value
+    is the mean, the median or the worst (`repeats_of`) of theirs.
     """
 
     name: str | None = None
@@ -36,6 +38,8 @@ class SweepOptions:
     direction: Any = "minimize"
     constraints: dict[str, Any] = field(default_factory=dict)
     trials: int = 100
+    repeats: int = 1
+    repeats_of: str = "mean"
     epochs: int | None = None
     wall_time: float | None = None
     device_seconds: float | None = None
@@ -429,6 +433,8 @@ def _one_of(*names: str) -> Callable[[Any], bool]:
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "device": (_one_of("auto", "cpu", "cuda"), "auto, cpu, cuda"),
     "sweep.trials": (_at_least(1), "1 or more"),
+    "sweep.repeats": (_at_least(1), "1 or more trials a point"),
+    "sweep.repeats_of": (_one_of(*repetition.KINDS), ", ".join(repetition.KINDS)),
     "sweep.epochs": (_at_least(1), "1 or more, or null"),
     "sweep.wall_time": (_above(0), "seconds above 0, or null"),
     "sweep.device_seconds": (_above(0), "seconds above 0, or null"),
@@ -485,5 +491,6 @@ def check(values: Mapping[str, Any]) -> None:
     checked_note(values.get("sweep", {}).get("note") or "")
     if "metric" in values.get("sweep", {}):
         check_alone(goal_of(values["sweep"]), values)
+        repetition.check(values)
     # The thresholds refuse what is not allowed themselves.
     rule_of(values.get("diagnosis", {}))

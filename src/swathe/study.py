@@ -17,7 +17,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import Direction, Proposal, Proposed, TrialState, Value
 from swathe.journal import Journal, JournalReader
 from swathe.pruners import Rungs
+from swathe.repetition import Repetition
 from swathe.samplers import SearchSpace, suggest_from
 
 JOURNAL = "journal.log"
@@ -101,6 +102,7 @@ class Study:
         space: SearchSpace | None = None,
         drawing: samplers.Drawing | None = None,
         points: Iterable[Point] = (),
+        repetition: Repetition | None = None,
     ) -> None:
         self._study = study
         self._store = store
@@ -109,6 +111,7 @@ class Study:
         self._objectives = len(study.directions)
         self._space = space
         self._drawing = drawing
+        self._repetition = repetition or Repetition()
         # Optuna's id of each trial that is not over, by number.
         self._ids: dict[int, int] = {}
         # Trials that an earlier session had left without the end that their last report gave them; they have it now.
@@ -134,6 +137,7 @@ class Study:
         others: Sequence[Direction] = (),
         points: Iterable[Point] = (),
         known: samplers.Known | None = None,
+        repetition: Repetition | None = None,
     ) -> Study:
         """Create the study or go on with it; the caller must be the only one who writes to it.
 
@@ -142,9 +146,14 @@ class Study:
         (seed, trial number, the trials before it), so that with one worker a sweep is repeatable, also over a resume.
         Trials enqueued from outside are drawn now. `group` consecutive trials have the values of their parameters in
         common that are `structural` (by name), where the sampler can do so. The first trials take the values of
-        `points`, one each; `known` is what the sampler may use beside the study. Raises `BadInputError`.
+        `points`, one each; `known` is what the sampler may use beside the study. With a `repetition` of several trials
+        a point, its first trial is drawn and the others have the same parameters; `group` counts trials all the same.
+        Raises `BadInputError`.
         """
         _be_quiet()
+        if repetition is not None:
+            minimize = direction is Direction.MINIMIZE
+            known = replace(known or samplers.Known(), repetition=repetition, minimize=minimize)
         drawing = samplers.build(sampler, space, seed, _groups(space, group, structural), known)
         with _refusing(storage):
             store = _open_store(storage, folder)
@@ -155,7 +164,7 @@ class Study:
                     directions=[one.value for one in (direction, *others)],
                     pruner=optuna.pruners.NopPruner(),
                 )
-                study = cls(optuna_study, store, space=space, drawing=drawing, points=points)
+                study = cls(optuna_study, store, space=space, drawing=drawing, points=points, repetition=repetition)
                 with _uncollected():
                     study._take_over(seed)
                 study.commit()
@@ -220,9 +229,13 @@ class Study:
         with self._storing(), warnings.catch_warnings():
             # Optuna's on experimental options, SciPy's on the balance of a Sobol sequence.
             warnings.simplefilter("ignore")
-            while len(proposals) < count and (self._points or not self._drawing.exhausted):
+            while len(proposals) < count and not self._is_exhausted(self._drawing):
                 proposals.append(self._draw(self._drawing, self._space))
-        return Proposed(tuple(proposals), exhausted=self._drawing.exhausted and not self._points)
+        return Proposed(tuple(proposals), exhausted=self._is_exhausted(self._drawing))
+
+    def _is_exhausted(self, drawing: samplers.Drawing) -> bool:
+        whole = self._next == self._repetition.head(self._next)
+        return whole and drawing.exhausted and not self._points
 
     def enqueue(self, point: Point) -> None:
         """Let the next trial that is drawn, after those enqueued before, take a point, unless one has it already."""
@@ -317,6 +330,8 @@ class Study:
 
     def _draw(self, drawing: samplers.Drawing, space: SearchSpace) -> Proposal:
         number, self._next = self._next, self._next + 1
+        if number != self._repetition.head(number):
+            return self._repeat(number, space)
         point = self._points.popleft() if self._points else None
         if point is not None:
             self._taken.add(point.id)
@@ -326,6 +341,7 @@ class Study:
                 self._study.enqueue_trial(dict(point.values), user_attrs={ENQUEUED: point.id})
             self._study.sampler = drawing.sampler(number, self._head(drawing.groups, number))
             trial = self._study.ask()
+            self._check_number(trial.number, number)
             self._ids[trial.number] = trial._trial_id
             return Proposal(trial.number, space.sample(partial(suggest_from, trial)))
         # What needs no history is drawn first and written in one operation: the cost does not grow with the trials,
@@ -344,10 +360,35 @@ class Study:
             distributions=distributions,
             user_attrs=None if point is None else {ENQUEUED: point.id},
         )
+        return Proposal(self._create(template, number), params)
+
+    def _create(self, template: optuna.trial.FrozenTrial, expected: int) -> int:
         trial_id = self._storage.create_new_trial(self._study_id, template)
         number = self._storage.get_trial_number_from_id(trial_id)
+        self._check_number(number, expected)
         self._ids[number] = trial_id
-        return Proposal(number, params)
+        return number
+
+    def _repeat(self, number: int, space: SearchSpace) -> Proposal:
+        """Create a trial that has the parameters of its point's first one."""
+        head = self._repetition.head(number)
+        first = self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(self._study_id, head))
+        params = space.sample(lambda name, _: first.params[name])
+        template = optuna.trial.create_trial(
+            state=optuna.trial.TrialState.RUNNING,
+            params=params,
+            distributions={name: first.distributions[name] for name in params},
+        )
+        return Proposal(self._create(template, number), params)
+
+    def _check_number(self, number: int, expected: int) -> None:
+        """Refuse to go on where somebody else has added a trial, as a trial's number says which point it is of."""
+        if self._repetition.several and number != expected:
+            raise SwatheError(
+                f"Trial {expected} of the study was added from outside while the sweep ran, in which sweep.repeats="
+                f"{self._repetition.count} trials are one point: `swathe enqueue` adds points. The same launch command "
+                "goes on."
+            )
 
     def _head(self, groups: samplers.Groups, number: int) -> Mapping[str, Value]:
         """Return the parameters of the first trial of a trial's group.
@@ -368,7 +409,8 @@ class Study:
         """Learn what there is: trials that are not over, whose missing parameters are drawn at random, and the grid."""
         assert self._space is not None
         params: list[Mapping[str, Value]] = []
-        for trial in self._study.get_trials(deepcopy=False):
+        trials = self._study.get_trials(deepcopy=False)
+        for trial in trials:
             self._next = trial.number + 1
             if ENQUEUED in trial.user_attrs:
                 self._taken.add(trial.user_attrs[ENQUEUED])
@@ -376,6 +418,10 @@ class Study:
                 params.append(trial.params)
                 continue
             self._ids[trial.number] = trial._trial_id
+            if self._is_stray(trial, trials):
+                reason = "it was added from outside in the place of a repeat; `swathe enqueue` adds points"
+                self.tell(trial.number, TrialState.FAILED, None, {"reason": reason})
+                continue
             end = _foretold(trial)
             if end is not None:
                 self.made_up[trial.number] = end
@@ -396,6 +442,11 @@ class Study:
         self._points = deque(point for point in self._points if point.id not in self._taken)
         if isinstance(self._drawing, samplers.Grid):
             self._drawing.leave_out(params)
+
+    def _is_stray(self, trial: optuna.trial.FrozenTrial, trials: Sequence[optuna.trial.FrozenTrial]) -> bool:
+        """Whether a trial is in the place of a repeat and has not its point's parameters."""
+        head = self._repetition.head(trial.number)
+        return trial.number != head and trial.params != trials[head].params
 
     @contextmanager
     def _storing(self) -> Iterator[None]:

@@ -54,6 +54,7 @@ def comparison(rows: Sequence[Row], metric: str, *, title: str, others: Sequence
     """
     table = Table(title=title, title_justify="left", expand=False)
     table.add_column("trial", justify="right")
+    repeated = any(row.repeats for row in rows)
     table.add_column("state", max_width=18)
     shown = [metric, *(name for name in ("val_accuracy", "val_loss") if name != metric)]
     shown = [name for name in shown if any(name in row.metrics for row in rows)][:2]
@@ -64,6 +65,9 @@ def comparison(rows: Sequence[Row], metric: str, *, title: str, others: Sequence
         table.add_column("front" if others else "constraints", no_wrap=True)
     for name in shown:
         table.add_column(name, justify="right")
+    if repeated:
+        table.add_column("std", justify="right")
+        table.add_column("trials", justify="right")
     diagnosed = any(row.diagnosis for row in rows)
     if diagnosed:
         table.add_column("diagnosis", no_wrap=True)
@@ -72,7 +76,8 @@ def comparison(rows: Sequence[Row], metric: str, *, title: str, others: Sequence
         values = [f"{row.metrics[name]:.4g}" if name in row.metrics else "" for name in shown]
         symptoms = ["\n".join(row.diagnosis)] if diagnosed else []
         marks = [_mark(row, others)] if marked else []
-        table.add_row(str(row.trial), row.state, *marks, *values, *symptoms, params_text(row.params))
+        spread = _spread(row) if repeated else []
+        table.add_row(str(row.trial), row.state, *marks, *values, *spread, *symptoms, params_text(row.params))
     return table
 
 
@@ -107,6 +112,10 @@ def versus(found: Versus) -> Group:
             differ.add_row(key, *("" if value is None else short(value) for value in shown))
         parts.append(differ)
     return Group(*parts)
+
+
+def _spread(row: Row) -> list[str]:
+    return ["", ""] if row.repeats is None else [f"{row.repeats.std:.2g}", str(len(row.repeats.values))]
 
 
 def _mark(row: Row, others: Sequence[str]) -> str:
@@ -175,7 +184,7 @@ def overview(item: Overview) -> Group:
         lines.append(Text(_lanes_line(item)))
     lines += _goal_lines(item)
     if item.best is not None and not item.several:
-        lines.append(Text(f"best: trial {item.best[0]}, {item.metric} {item.best[1]:.6g}"))
+        lines.append(Text(f"best: trial {item.best[0]}, {item.metric} {item.best[1]:.6g}{_of_repeats(item)}"))
         lines.append(Text(f"      {params_text(item.best_params)}"))
     if item.diagnosis:
         lines.append(Text(f"diagnosis: {counts_text(item.diagnosis)}; more with: swathe diagnose {item.name}"))
@@ -183,6 +192,10 @@ def overview(item: Overview) -> Group:
         lines.append(Text(latest_line(item.latest)))
     lines += [Text(f"{count} failed: {reason}", style="red") for reason, count in item.failures]
     return Group(*lines)
+
+
+def _of_repeats(item: Overview) -> str:
+    return "" if item.repeats is None else f" ({item.repeats.words})"
 
 
 def _session_words(item: Overview) -> list[str]:
@@ -224,7 +237,8 @@ def best_lines(item: Overview) -> Group:
     if item.several:
         return Group(front(item))
     assert item.best is not None
-    head = Text(f"Best config: trial {item.best[0]}, {item.metric} {item.best[1]:.6g}", style="bold")
+    what = f"trial {item.best[0]}, {item.metric} {item.best[1]:.6g}{_of_repeats(item)}"
+    head = Text(f"Best config: {what}", style="bold")
     return Group(head, *(Text(f"  {key}: {value}") for key, value in item.best_params.items()))
 
 

@@ -36,7 +36,8 @@ class SweepRecord:
 
     `artifact_folder`: where artifacts go when MLflow is a database; a tracking server decides itself.
     `workdir`: the folder whose git commit and diff are recorded. `space`: the names of what is searched. `metric` and
-    `direction` are those of the first objective, `others` the metrics of further ones.
+    `direction` are those of the first objective, `others` the metrics of further ones. `repeats` trials are one point,
+    whose value is the mean, the median or the worst (`repeats_of`) of theirs.
     """
 
     name: str
@@ -50,6 +51,8 @@ class SweepRecord:
     workdir: str
     space: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    repeats: int = 1
+    repeats_of: str = "mean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Summary:
 
     `metrics`: numbers of the whole session, beside the best trial's. Of several objectives no trial is the best: the
     numbers of those that no other dominates are `front`, and `best_values` the best of each objective by its metric.
+    Where a point is several trials: those of the best one, their standard deviation, and the tags that the trials of
+    complete points get.
     """
 
     state: str
@@ -73,6 +78,9 @@ class Summary:
     metrics: Mapping[str, float] = field(default_factory=dict)
     front: tuple[int, ...] = ()
     best_values: Mapping[str, float] = field(default_factory=dict)
+    best_repeats: tuple[int, ...] = ()
+    best_std: float | None = None
+    points: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
 
 
 def check_uri(uri: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -14,6 +14,7 @@ from swathe.events import TrialState, Value
 if TYPE_CHECKING:
     from swathe.home import Home, SweepCard, SweepFolder
     from swathe.objectives import Objective
+    from swathe.repetition import Repetition
     from swathe.study import PastTrial
 
 # The shares of the work that all have done at which their best values are set side by side.
@@ -110,9 +111,9 @@ def stand(
     sweeps = []
     for card, history, every in zip(cards, histories, spent, strict=True):
         counts = {state.value: sum(past.state is state for past in history) for state in TrialState}
-        best = analysis.winner_of(history, card.goal)
+        best = analysis.winner(card, history)
         leads = None if best is None or best.value is None else (best.number, best.value)
-        after = [_after(history, objective, count) for count in epochs]
+        after = [_after(history, objective, count, card.repetition) for count in epochs]
         named = {state: count for state, count in counts.items() if count}
         sweeps.append(Standing(card.name, named, every, leads, {} if best is None else best.params, after))
     return Versus(objective.metric, objective.direction.value, epochs, sweeps, differences(configs))
@@ -136,13 +137,21 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield name, value
 
 
-def _after(history: Sequence[PastTrial], objective: Objective, epochs: int) -> float | None:
-    """Return the best value among the trials that were over once so many reports had been made, as they ended."""
+def _after(history: Sequence[PastTrial], objective: Objective, epochs: int, repetition: Repetition) -> float | None:
+    """Return the best value among the trials that were over once so many reports had been made, as they ended.
+
+    Of points of several trials, those that were complete by then count.
+    """
     from swathe import analysis
+    from swathe.points import points
 
     ended = sorted(
         (past for past in history if past.ended is not None), key=lambda past: (past.ended or 0, past.number)
     )
+    if repetition.several:
+        # The last trial of a point brings its value, the others none.
+        closed = {point.last: point.as_trial for point in points(history, repetition, objective.direction)}
+        ended = [replace(closed.get(past.number, replace(past, value=None)), values=past.values) for past in ended]
     best, spent = None, 0
     for past in ended:
         spent += len(past.values)

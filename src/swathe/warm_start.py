@@ -21,6 +21,7 @@ from swathe.enqueued import Point, member
 from swathe.errors import BadInputError, bad_value
 from swathe.events import TrialState, Value
 from swathe.home import Home, SweepFolder, write_aside
+from swathe.points import points_of
 from swathe.seen import seen_trial
 from swathe.study import PastTrial, Study
 
@@ -122,7 +123,7 @@ def _gather(source: str, home: Home, objective: Objective) -> list[Earlier]:
         folder, card = home.existing(source)
         study = Study.load(source, folder=folder.path, storage=card.storage)
         try:
-            found = earlier_of(source, study.history())
+            found = earlier_of(source, points_of(study.history(), card.repetition, objective.direction))
         finally:
             study.close()
     if not any(one.state is TrialState.COMPLETE for one in found):

@@ -100,7 +100,8 @@ class WorkerSetup:
     diagnosed. `preflight`: what to try before the first trial, None where nothing is or its verdict is known. `layers`:
     whether reports have the gradient's norm of every layer. `checkpoint_seconds`: how often a trial is kept in
     `checkpoint_folder`, None for never. `constraints`: without them kept no report reaches the target. `parameters`:
-    whether a recipe's reports have the size of its network.
+    whether a recipe's reports have the size of its network. `repeated`: a trial's model may count whose value is worse
+    than that of another of this worker's, as several trials are one point.
     """
 
     trainable: str | None
@@ -111,6 +112,7 @@ class WorkerSetup:
     device: str
     threads: int
     target: float | None = None
+    repeated: bool = False
     slots: int | None = None
     compile: str = "auto"
     memory_fraction: float = 0.5

@@ -13,6 +13,14 @@ from swathe import controller
 from swathe.controller import Controller
 
 MUTATIONS: dict[str, tuple[str, str]] = {
+    "what is left of a point that is out trains on": (
+        "            commands += self._drop_unneeded()\n",
+        "",
+    ),
+    "a point has the value of its last repeat": (
+        "            self._improves(ended.number, (ended.value,), feasible=ended.feasible)\n",
+        "            self._improves(number, (value or ended.value,), feasible=ended.feasible)\n",
+    ),
     "the trials of a lost worker are forgotten": (
         "                self._queues.setdefault(trial.key, deque()).appendleft(number)\n"
         "                self._waiting += 1\n",
@@ -88,7 +96,7 @@ MUTATIONS: dict[str, tuple[str, str]] = {
         "                self._waiting += 0\n",
     ),
     "patience counts anew after a break": (
-        "            self._stagnation.restore(past_trials, self._sign)\n",
+        "            self._stagnation.restore(ended, self._sign)\n",
         "            self._waiting += 0\n",
     ),
     "a sweep goes on when its patience is over": (

@@ -10,6 +10,7 @@ from typing import Any
 
 from swathe.controller import Budget
 from swathe.events import Direction, Report
+from swathe.repetition import KINDS, Repetition
 from swathe.training.diagnose import Action, Finding, Symptom
 
 METRIC = "loss"
@@ -68,12 +69,16 @@ class Shape:
     damaged: float
     # How many points the first trials are to take.
     points: int
+    # How many trials are one point.
+    repetition: Repetition
 
     @classmethod
     def drawn(cls, seed: int, trials: int = 50) -> Shape:
         """Return the sweep of a seed; every other one is small, as small ones meet more ends."""
         draw = random.Random(seed)
         count = trials if draw.random() < 0.5 else draw.randint(1, trials)
+        repetition = _repetition(seed)
+        count = max(repetition.count, repetition.head(count))
         journal = draw.random() < 0.6
         limit = draw.random()
         return cls(
@@ -93,7 +98,7 @@ class Shape:
                 wall_time=draw.uniform(1, count) if 0.3 < limit < 0.4 else None,
                 patience=draw.randint(1, count) if 0.4 < limit < 0.5 else None,
             ),
-            group=draw.choice([1, 1, 4]),
+            group=max(repetition.count, repetition.head(draw.choice([1, 1, 4]))),
             journal=journal,
             bad_trials=draw.choice([0.0, 0.05, 0.3]),
             faults=_faults(draw, journal=journal),
@@ -102,12 +107,18 @@ class Shape:
             kept=draw.choice([0.0, 0.3, 1.0]),
             damaged=draw.choice([0.0, 0.0, 0.2]),
             points=draw.choice([0, 0, 1, 3]),
+            repetition=repetition,
         )
 
     @property
     def faultless(self) -> Faults:
         """The faults of this sweep once it has had enough of them."""
         return Faults(overtaking=self.faults.overtaking)
+
+
+def _repetition(seed: int) -> Repetition:
+    draw = random.Random(f"repetition {seed}")
+    return Repetition(draw.choice([2, 3, 5]), draw.choice(KINDS)) if draw.random() < 0.3 else Repetition()
 
 
 def _faults(draw: random.Random, *, journal: bool) -> Faults:
@@ -148,9 +159,9 @@ class Course:
         return Report(trial, step, {METRIC: value}, self.seconds, float(step), findings, ends)
 
 
-def course(shape: Shape, x: float, key: str) -> Course:
-    """Return the course of the trial with these parameters: a function of them and of the sweep's seed."""
-    draw = random.Random(f"{shape.seed} {x} {key}")
+def course(shape: Shape, x: float, key: str, repeat: int = 0) -> Course:
+    """Return the course of the trial with these parameters: a function of them, its seed and the sweep's."""
+    draw = random.Random(f"{shape.seed} {x} {key}" + (f" {repeat}" if repeat else ""))
     length = draw.choice([1, 2, 3, 5, 9, 12])
     level = draw.random()
     # Few different values, so that there are ties.

@@ -36,10 +36,12 @@ from swathe.events import (
     Event,
     Failed,
     Finished,
+    Hold,
     Keep,
     Kill,
     Proposed,
     Record,
+    Settle,
     Slots,
     StopAsked,
     Suspend,
@@ -51,6 +53,8 @@ from swathe.events import (
     WorkerReady,
     WorkersStart,
 )
+from swathe.points import points_of
+from swathe.repetition import OpenPoints, is_not_needed
 from swathe.samplers import Suggest
 from swathe.study import PastTrial, Study
 from tests.simulation.clock import Clock
@@ -179,6 +183,8 @@ class World:
             if not past.state.final:
                 self._waiting[self._courses[past.number].key] += 1
             self._reached[past.number] = max(past.values, default=0)
+        # By the head of each point, whose model is held.
+        self._models: dict[int, int] = {}
         self._workers: dict[str, Worker] = {}
         # By worker: the trials that it holds as far as the driver knows, and those that it was told to stop.
         self._held: dict[str, dict[int, str]] = {}
@@ -201,12 +207,18 @@ class World:
             ask_ahead=shape.ask_ahead,
             key=lambda params: str(params["key"]),
             history=history,
+            repetition=shape.repetition,
         )
         self._committing = False
 
     def _open_study(self) -> Study:
         shape = self.shape
-        options: dict[str, Any] = {"space": self._space, "seed": shape.seed, "points": self._points()}
+        options: dict[str, Any] = {
+            "space": self._space,
+            "seed": shape.seed,
+            "points": self._points(),
+            "repetition": shape.repetition,
+        }
         if shape.journal:
             study = Study.open(
                 "s",
@@ -227,9 +239,17 @@ class World:
         if self._memory is None:
             self._memory = optuna.create_study(direction=shape.direction.value, pruner=optuna.pruners.NopPruner())
         groups = study_module._groups(self._space, shape.group, lambda name: name == "key")
-        drawing = samplers.build(shape.sampler, self._space, shape.seed, groups)
+        known = samplers.Known(repetition=shape.repetition)
+        drawing = samplers.build(shape.sampler, self._space, shape.seed, groups, known)
         store = study_module._Store(self._memory._storage)
-        study = Study(self._memory, store, space=self._space, drawing=drawing, points=self._points())
+        study = Study(
+            self._memory,
+            store,
+            space=self._space,
+            drawing=drawing,
+            points=self._points(),
+            repetition=shape.repetition,
+        )
         study._take_over(shape.seed)
         return study
 
@@ -445,7 +465,8 @@ class World:
         return proposed
 
     def _meet(self, number: int, params: Any) -> None:
-        found = course(self.shape, float(params["x"]), str(params["key"]))
+        repeat = number - self.shape.repetition.head(number)
+        found = course(self.shape, float(params["x"]), str(params["key"]), repeat)
         # A trial whose draw was not committed may be another one in the next session.
         self._courses[number] = found
 
@@ -472,6 +493,14 @@ class World:
             case Keep(trial):
                 if self._controller.best is None or self._controller.best[0] != trial:
                     self._fail(f"the model of trial {trial} is kept, which is not the best")
+            case Hold(trial):
+                if not self.shape.repetition.several or self._state.get(trial) != "placed":
+                    self._fail(f"the model of trial {trial} is held, which is {self._state.get(trial)}")
+                self._models[self.shape.repetition.head(trial)] = trial
+            case Settle(trial, best):
+                model = self._models.pop(self.shape.repetition.head(trial), None)
+                if best and model not in (None, trial):
+                    self._fail(f"the model of trial {model} is held, and trial {trial} is the best of its point")
             case Kill(worker, reason):
                 assert self.shape.trial_timeout is not None
                 # The controller knows the time by its last tick.
@@ -654,24 +683,58 @@ class World:
             ):
                 self._fail(f"MLflow has other numbers of trial {past.number} than the study")
         sign = 1 if self.shape.direction is Direction.MINIMIZE else -1
-        values = [sign * past.value for past in history if past.state is TrialState.COMPLETE and past.value is not None]
+        whole_points = points_of(history, self.shape.repetition, self.shape.direction)
+        complete = [past for past in whole_points if past.state is TrialState.COMPLETE and past.value is not None]
+        values = [sign * past.value for past in complete if past.value is not None]
         best = self._controller.best
         if min(values, default=None) != (None if best is None else sign * best[1]):
             self._fail(f"the best trial is said to be {best}")
+        if best is not None and best not in [(past.number, past.value) for past in complete]:
+            self._fail(f"the best trial is said to be {best}, which is another one's value")
+        self._check_points(history)
         self._check_patience()
         taken = [past.attrs[ENQUEUED] for past in history if ENQUEUED in past.attrs]
-        if taken != [point.id for point in self._points()][: len(history)]:
+        if taken != [point.id for point in self._points()][: -(-len(history) // self.shape.repetition.count)]:
             self._fail(f"the points that were tried are {taken}")
         whole = len(history) == self.shape.budget.trials or self.shape.sampler["name"] == "grid"
         if not cut and not whole:
             self._fail(f"the sweep ends with {len(history)} of {self.shape.budget.trials} trials")
 
+    def _check_points(self, history: Sequence[PastTrial]) -> None:
+        """The repeats of a point have its parameters, and none goes on once it is out."""
+        repetition = self.shape.repetition
+        for past in history:
+            if past.params != history[repetition.head(past.number)].params:
+                self._fail(f"trial {past.number} has other parameters than its point")
+            if is_not_needed(past.attrs):
+                others = [history[number] for number in repetition.members(past.number) if number < len(history)]
+                out = [one for one in others if one.state in (TrialState.PRUNED, TrialState.FAILED)]
+                if all(is_not_needed(one.attrs) for one in out):
+                    self._fail(f"trial {past.number} was not needed, and its point is not out")
+        if not repetition.several:
+            return
+        # In the order of the log: reports of a trial whose point is out do not count.
+        out_by: set[int] = set()
+        for kind, *rest in self.log:
+            match kind:
+                case "session":
+                    continue
+                case "report" if repetition.head(rest[0]) in out_by:
+                    self._fail(f"trial {rest[0]} goes on, whose point is out")
+                case "tell" if rest[1] is not TrialState.COMPLETE:
+                    out_by.add(repetition.head(rest[0]))
+
     def _check_patience(self) -> None:
         """No trial goes on once so many have ended without a better best."""
         patience, sign = self.shape.budget.patience, 1 if self.shape.direction is Direction.MINIMIZE else -1
         best, since = math.inf, 0
+        open_points = OpenPoints(self.shape.repetition, self.shape.direction)
         for kind, trial, *rest in (entry for entry in self.log if patience is not None and entry[0] == "tell"):
             state, reason, value = rest
+            ended = open_points.end(trial, state, value, feasible=True)
+            if ended is None:
+                continue
+            state, value = ended.state, ended.value
             if state is TrialState.FAILED or reason.startswith("stopped at step"):
                 continue
             if patience is not None and since >= patience:

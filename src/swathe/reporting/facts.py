@@ -15,8 +15,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from swathe import analysis
 from swathe.errors import BadInputError
 from swathe.events import Config, Direction, TrialState
-from swathe.home import Home
+from swathe.home import Home, SweepCard
 from swathe.objectives import Goal
+from swathe.overview import Repeats
+from swathe.points import by_points, points_of
 from swathe.records import Records, TrialRun
 from swathe.reporting.stats import Axis, Fate, SweptTrial, best_of
 from swathe.single_objective import by_first
@@ -47,6 +49,8 @@ class SweepFacts:
     `groups`: those of its parameters that swap a group of the config. `fixed`: what every trial had alike; `varied`:
     what differed without being searched, such as the seed. `unfinished`: trials that are not over. `seconds`: from the
     first trial's start to the last one's end. `importances` add up to 1 and are empty where they are not known.
+    `repeats`: how many trials are one point; where they are several, `trials` are points with the numbers of their best
+    repeats, and `best_repeats` is of what the best one's value is.
     """
 
     name: str
@@ -66,6 +70,8 @@ class SweepFacts:
     curves: tuple[Curve, ...]
     seconds: float
     goal: Goal
+    repeats: int = 1
+    best_repeats: Repeats | None = None
 
     @property
     def maximize(self) -> bool:
@@ -96,9 +102,11 @@ def read(home: Home, name: str) -> SweepFacts:
     try:
         history = study.history()
         axes = _axes(study.optuna_study)
-        importances = _importances(by_first(study.optuna_study))
+        importances = _importances(by_first(by_points(study.optuna_study, card.repetition)))
     finally:
         study.close()
+    direction = Direction(card.direction)
+    history = [*points_of(history, card.repetition, direction)]
     over = [past for past in history if past.state.final]
     if not over:
         raise BadInputError(f"Sweep {name!r} has no trial that is over yet, so there is nothing to report.")
@@ -106,8 +114,8 @@ def read(home: Home, name: str) -> SweepFacts:
     config: Config = yaml.safe_load(records.sweep_text(card.experiment, name, "config.yaml"))
     runs = {run.number: run for run in records.trial_runs(card.experiment, name)}
     function = config.get("trainable") is not None
-    direction = Direction(card.direction)
-    trials = tuple(_swept(past, runs.get(past.number), function=function) for past in over)
+    costs = {past.number: _costs(past.number, card, runs, function=function) for past in over}
+    trials = tuple(_swept(past, runs.get(past.number), costs[past.number], function=function) for past in over)
     fixed, varied = _not_searched(list(runs.values()), axes)
     ends = [run.end for run in runs.values() if run.end is not None]
     return SweepFacts(
@@ -128,7 +136,15 @@ def read(home: Home, name: str) -> SweepFacts:
         curves=_curves(records, _best_runs(trials, runs, direction), card.metric),
         seconds=max(ends) - min(run.start for run in runs.values()) if ends else 0.0,
         goal=card.goal,
+        repeats=card.repeats,
+        best_repeats=overview.repeats,
     )
+
+
+def _costs(number: int, card: SweepCard, runs: Mapping[int, TrialRun], *, function: bool) -> float:
+    """Return what all repeats of a trial's point took of a device (seconds)."""
+    own = (runs[one] for one in card.repetition.members(number) if one in runs)
+    return sum(_device_seconds(run, function=function) for run in own)
 
 
 def axis(name: str, distribution: BaseDistribution) -> Axis:
@@ -172,16 +188,16 @@ def _importances(study: optuna.Study) -> dict[str, float]:
         return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 
-def _swept(past: PastTrial, run: TrialRun | None, *, function: bool) -> SweptTrial:
+def _swept(past: PastTrial, run: TrialRun | None, seconds: float, *, function: bool) -> SweptTrial:
     return SweptTrial(
         number=past.number,
         params=past.params,
         fate=fate(past),
         first=_finite(past.values[min(past.values)]) if past.values else None,
-        value=_finite(past.values[max(past.values)]) if past.values else None,
+        value=None if (value := analysis.last_value(past)) is None else _finite(value),
         step=max(past.values, default=0),
         planned=None if function or run is None else _epochs(run),
-        seconds=0.0 if run is None else _device_seconds(run, function=function),
+        seconds=seconds,
         objectives=past.objectives,
         feasible=past.feasible,
     )

@@ -79,8 +79,13 @@ def headline(facts: SweepFacts) -> str:
     if facts.unfinished:
         sentence += f" {counted(facts.unfinished, 'trial')} more began or wait, and are not in this report."
     best = facts.best
+    if facts.repeats > 1:
+        sentence += (
+            f" Each of these trials is a point here, which was trained with {facts.repeats} seeds: its value is of all "
+            "of them, and its number that of the best one. A point is over as soon as one of its trainings was stopped."
+        )
     found = [
-        (str(over), "trials that are over"),
+        (str(over), f"points of {facts.repeats} trials that are over" if facts.repeats > 1 else "trials that are over"),
         (duration(facts.seconds), "from the first trial to the last"),
         (f"{cost:.1f} s", "of device time, its cost"),
     ]
@@ -133,6 +138,8 @@ def _best(facts: SweepFacts, again: Again) -> Section:
     complete = sum(trial.fate is Fate.COMPLETE for trial in facts.trials)
     whole = counted(complete, "complete trial")
     sentence = f"Trial {best.number} has the best {facts.metric}, {number(best.value)}, of {whole}."
+    if facts.best_repeats is not None:
+        sentence = f"{sentence.removesuffix('.')}: {facts.best_repeats.words}."
     if facts.goal.constraints:
         kept = sum(trial.fate is Fate.COMPLETE and trial.feasible for trial in facts.trials)
         bounds = ", ".join(map(str, facts.goal.constraints))

@@ -93,6 +93,8 @@ def _train_again(facts: SweepFacts, home: Home, *, seeds: bool, pruned: int, say
         why_not = "there is no complete trial that is recorded"
     no_seeds = why_not or ("" if seeds else "it was not trained again (--no-seeds)")
     no_pruned = why_not or ("" if pruned else "none was trained to its end (--pruned 0)")
+    if facts.repeats > 1:
+        no_pruned = no_pruned or "one training more says little of a point of several"
     if best is None:
         return Again(None, no_seeds, None, no_pruned)
     again = None

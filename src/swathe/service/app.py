@@ -41,6 +41,7 @@ from swathe.service.models import (
     Importance,
     Page,
     Point,
+    PointRepeats,
     Sweep,
     SweepDetail,
     SweepPage,
@@ -388,6 +389,7 @@ def get_best(
         config=best.config,
         geometry=dict(best.geometry),
         reproduce=f"swathe reproduce {name} --trial {best.trial}",
+        repeats=None if best.repeats is None else PointRepeats(**best.repeats.as_dict()),
     )
 
 

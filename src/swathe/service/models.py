@@ -47,6 +47,15 @@ class BestTrial(BaseModel):
     value: Number
 
 
+class PointRepeats(BaseModel):
+    """The trials of one point with their values, their standard deviation, and what the point's value is `of` them."""
+
+    of: Literal["mean", "median", "worst"]
+    trials: list[int]
+    values: list[Number]
+    std: Number
+
+
 class FrontTrial(BaseModel):
     """A trial that no other dominates, with the value of each objective."""
 
@@ -94,7 +103,8 @@ class Sweep(BaseModel):
     `session`: what its driver says of itself about once a second, of the last session when none is alive.
     `metrics` and `directions`: all objectives, the first of which `metric`, `direction` and `best` are about; of
     several, `front` are the trials that no other dominates. `constraints`: metrics with their bounds; `feasible`: how
-    many complete trials keep them, null where there are none.
+    many complete trials keep them, null where there are none. `repeats`: where a point is several trials, those that
+    the best value is of, of which `best` names the best one; else null.
     `job`: its latest one, and `owner` whose the first was; null where it was never launched over HTTP.
     """
 
@@ -118,6 +128,7 @@ class Sweep(BaseModel):
     constraints: dict[str, str]
     front: list[FrontTrial]
     feasible: int | None
+    repeats: PointRepeats | None = None
     job: Job | None
     owner: str | None
 
@@ -216,7 +227,8 @@ class Curve(BaseModel):
 class BestConfig(BaseModel):
     """The best trial with its whole config, and the command that trains it again and compares every number.
 
-    `values`: each objective by name, of which `metric` is the first.
+    `values`: each objective by name, of which `metric` is the first. `repeats`: where a point is several trials, those
+    that the value is of; else, and for a trial that was named, null.
     """
 
     sweep: str
@@ -228,6 +240,7 @@ class BestConfig(BaseModel):
     config: Values
     geometry: dict[str, Any]
     reproduce: str
+    repeats: PointRepeats | None = None
 
 
 class Importance(BaseModel):
@@ -273,6 +286,7 @@ class ComparedTrial(BaseModel):
     params: Values
     front: bool
     feasible: bool
+    repeats: PointRepeats | None = None
 
 
 class SweepStanding(BaseModel):

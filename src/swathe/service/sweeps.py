@@ -19,6 +19,7 @@ from swathe import analysis, versus
 from swathe.errors import BadInputError, SwatheError
 from swathe.home import Home, SweepCard, SweepFolder
 from swathe.overview import Best, Overview, Row, Session
+from swathe.points import by_points
 from swathe.records import Records, TrialRun
 from swathe.service.database_events import DatabaseSource
 from swathe.service.spaces import importances
@@ -150,7 +151,7 @@ class OpenSweep:
         """Return how much each parameter matters, see `spaces.importances`."""
         self.snapshot(card)
         with self._lock:
-            return {} if self._study is None else importances(self._study.optuna_study)
+            return {} if self._study is None else importances(by_points(self._study.optuna_study, card.repetition))
 
     def _look(self, card: SweepCard) -> None:
         signature = signature_of(self._folder.path / JOURNAL)
