@@ -84,6 +84,7 @@ bench-more: setup
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/lanes.py
 	$(BIN)/python benchmarks/gan.py
+	$(BIN)/python benchmarks/population.py
 	$(BIN)/python benchmarks/health.py
 	$(BIN)/python benchmarks/checkpoints.py
 	$(BIN)/python benchmarks/memory.py

@@ -860,3 +860,80 @@ def test_any_order_of_events_keeps_the_promises(
     if not world.done.interrupted:
         assert set(world.told) == set(range(trials))
         assert not world.suspended
+
+
+# Populations.
+
+
+def with_population(size: int = 4, trials: int = 12, **options: object) -> Controller:
+    return make(budget=Budget(trials=trials), population=size, **options)
+
+
+def answered(controller: Controller, event: Event, drawn: list[int]) -> list[Command]:
+    """Hand an event over, and draw what is asked for."""
+    commands = controller.handle(event)
+    found = list(commands)
+    for ask in of(commands, Ask):
+        numbers = range(len(drawn), len(drawn) + ask.count)  # type: ignore[attr-defined]
+        drawn.extend(numbers)
+        found += controller.handle(Proposed(tuple(Proposal(number, {"x": 0.5}) for number in numbers)))
+    return found
+
+
+def given_out(commands: list[Command]) -> dict[str, list[int]]:
+    return {one.worker: [a.trial for a in one.assignments] for one in of(commands, Assign)}  # type: ignore[attr-defined]
+
+
+def test_a_population_goes_to_one_worker_whole_and_the_next_when_all_have_left() -> None:
+    controller, drawn = with_population(), []
+    assert given_out(answered(controller, WorkerReady("a"), drawn)) == {"a": [0, 1, 2, 3]}
+    assert given_out(answered(controller, WorkerReady("b"), drawn)) == {"b": [4, 5, 6, 7]}
+    assert len(drawn) % 4 == 0
+    for trial in range(4):
+        answered(controller, report(trial, 1, 0.5, worker="a", seconds=0.01), drawn)
+    for trial in (2, 0, 3):
+        assert not given_out(answered(controller, Finished("a", trial), drawn))
+    assert given_out(answered(controller, Finished("a", 1), drawn)) == {"a": [8, 9, 10, 11]}
+
+
+def test_all_of_a_lost_workers_population_begin_again_together_but_those_that_are_over() -> None:
+    controller, drawn = with_population(retries=1), []
+    answered(controller, WorkerReady("a"), drawn)
+    answered(controller, report(2, 1, math.nan, worker="a"), drawn)
+    assert controller.counts[TrialState.PRUNED] == 1
+    answered(controller, WorkerLost("a", "it died"), drawn)
+    commands = answered(controller, WorkerReady("b"), drawn)
+    (assign,) = of(commands, Assign)
+    assert [(one.trial, one.attempt) for one in assign.assignments] == [(0, 1), (1, 1), (3, 1)]  # type: ignore[attr-defined]
+    ends = of(answered(controller, WorkerLost("b", "it died"), drawn), Tell)
+    assert {(end.trial, end.state) for end in ends} == {(n, TrialState.FAILED) for n in (0, 1, 3)}  # type: ignore[attr-defined]
+    assert given_out(answered(controller, WorkerReady("c"), drawn)) == {"c": [4, 5, 6, 7]}
+
+
+def test_a_resumed_sweep_waits_for_whole_populations_alone() -> None:
+    # Of the first all are over, of the second one, the third was running, and of the fourth only half was drawn.
+    history = [Past(n, {}, TrialState.COMPLETE, 0.1, {1: 0.1}) for n in range(5)]
+    history += [Past(n, {}, TrialState.RUNNING, None, {1: 0.1}) for n in range(5, 14)]
+    controller, drawn = with_population(trials=16, history=history), list(range(14))
+    assert given_out(answered(controller, WorkerReady("a"), drawn)) == {"a": [5, 6, 7]}
+    assert given_out(answered(controller, WorkerReady("b"), drawn)) == {"b": [8, 9, 10, 11]}
+    assert drawn == list(range(16))
+    assert given_out(answered(controller, WorkerReady("c"), drawn)) == {"c": [12, 13, 14, 15]}
+
+
+def test_half_a_population_is_drawn_whole_whatever_the_budget_has_become() -> None:
+    history = [Past(n, {}, TrialState.RUNNING, None, {}) for n in range(6)]
+    controller, drawn = with_population(trials=4, history=history), list(range(6))
+    answered(controller, WorkerReady("a"), drawn)
+    assert drawn == list(range(8))
+    assert given_out(answered(controller, WorkerReady("b"), drawn)) == {"b": [4, 5, 6, 7]}
+
+
+def test_a_stop_suspends_all_that_run_and_all_that_wait() -> None:
+    controller, drawn = with_population(), []
+    answered(controller, WorkerReady("a"), drawn)
+    commands = controller.handle(StopAsked())
+    assert {one.trial for one in of(commands, Suspend)} == set(drawn)  # type: ignore[attr-defined]
+    for trial in range(3):
+        assert not of(controller.handle(Finished("a", trial)), Done)
+    assert of(controller.handle(Finished("a", 3)), Done)

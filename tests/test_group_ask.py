@@ -253,6 +253,21 @@ def test_an_enqueued_trial_keeps_its_values_within_a_group(tmp_path: Path) -> No
     assert study.ask(1).proposals[0].params["batch_size"] == head.params["batch_size"]
 
 
+def test_a_trial_that_a_crash_has_left_half_drawn_has_what_its_group_shares(tmp_path: Path) -> None:
+    study = launch(tmp_path, TPE)
+    (*_, head) = study.ask(5).proposals
+    # Optuna's `ask` makes the trial before it draws any of its values.
+    study._storage.create_new_trial(study._study_id)
+    study.close()
+    again = launch(tmp_path, TPE)
+    found = again.params(5)
+    both = structure(found).keys() & head.params.keys()
+    assert {"batch_size", "model"} <= both
+    assert {name: found[name] for name in both} == {name: head.params[name] for name in both}
+    assert "optim.lr" in found
+    again.close()
+
+
 def test_a_head_outside_the_space_is_followed_no_further(tmp_path: Path) -> None:
     space = Space(
         {

@@ -21,6 +21,7 @@ from swathe.objectives import Goal, Losses, Objective
 from swathe.objectives import front_of as numbers_on_front
 from swathe.overview import LATEST, Best, FrontTrial, Overview, Repeats, Row, Session
 from swathe.points import Point, mean_of, points, points_of
+from swathe.population import LINEAGE
 from swathe.records import Records, TrialRun
 from swathe.study import PastTrial, Study
 from swathe.tracking import shown
@@ -232,6 +233,7 @@ def summary(
         front=[FrontTrial(past.number, past.objectives, past.params) for past in front_of(history, goal)],
         feasible=sum(past.feasible for past in complete) if goal.constraints else None,
         repeats=None if best is None else repeats_of(card, history).get(best.number),
+        best_changed=best is not None and LINEAGE in best.attrs,
     )
 
 
@@ -376,6 +378,7 @@ def best_of(
         geometry=json.loads(run.tags["swathe.geometry"]),
         others=dict(zip(goal.metrics[1:], found.objectives[1:], strict=True)),
         repeats=repeats_of(card, history).get(found.number) if trial is None else None,
+        lineage=json.loads(run.tags.get(LINEAGE, "[]")),
     )
 
 

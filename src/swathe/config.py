@@ -22,7 +22,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from swathe import schema
+from swathe import population, schema
 from swathe.errors import BadInputError, bad_value
 from swathe.events import Config
 from swathe.folders import conf_folders, sweep_folders
@@ -67,8 +67,8 @@ _NOT_IDENTITY_OF_SWEEP = (
 _OFF = {"augmentation": asdict(recipe.Augmentation()), "transfer": asdict(recipe.Transfer())}
 # Options of a sweep that it is the same without, where they are empty.
 _OFF_OF_SWEEP = ("enqueue", "warm_start", "warm_start_best")
-# Sections of a sweep whose keys are the user's own.
-_OPEN = ("sweep.tags.", "sweep.tags=", "sweep.constraints.", "sweep.constraints=")
+# Sections of a sweep whose keys are the user's own, or that are not there until one of them is given.
+_OPEN = ("sweep.tags.", "sweep.tags=", "sweep.constraints.", "sweep.constraints=", "sweep.population.")
 _ENDS = ("layers", "ends")
 _FILE_NODE = "swathe_file"
 _ROOT_NODE = "swathe_root"
@@ -180,6 +180,11 @@ class ComposedSweep:
         return Repetition(self.sweep.repeats, self.sweep.repeats_of)
 
     @cached_property
+    def population(self) -> population.Options | None:
+        """How its trials learn from each other, None where they do not."""
+        return population.options_of(self.values["sweep"])
+
+    @cached_property
     def cluster(self) -> ClusterOptions:
         return ClusterOptions(**self.values["cluster"])
 
@@ -229,6 +234,9 @@ class ComposedSweep:
         if kept["sweep"]["repeats"] == 1:
             del kept["sweep"]["repeats"], kept["sweep"]["repeats_of"]
         kept["sweep"] = {key: value for key, value in kept["sweep"].items() if value or key not in _OFF_OF_SWEEP}
+        kept["sweep"].pop("population", None)
+        if self.population is not None:
+            kept["sweep"]["population"] = asdict(self.population)
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -253,7 +261,8 @@ def compose_sweep(sweep: str, overrides: Sequence[str]) -> ComposedSweep:
     body = own.body(body, {*_space_keys(body), *searched} - fixed.keys())
     named = _groups_named(body)
     function = _is_function(body, fixed)
-    groups = {**SWEEP_GROUPS, "pruner": "none"} if _has_several(body, fixed) else SWEEP_GROUPS
+    unpruned = _has_several(body, fixed) or _has_population(body, fixed)
+    groups = {**SWEEP_GROUPS, "pruner": "none"} if unpruned else SWEEP_GROUPS
     defaults = groups if function else {**RECIPE_GROUPS, **groups}
     missing = {group: option for group, option in {**defaults, **own.groups}.items() if group not in named}
     composition = Composition(source, body, missing, words)
@@ -496,6 +505,17 @@ def _has_several(body: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
     named = [section["metric"] for section in sections if isinstance(section, Mapping) and "metric" in section]
     # A file's own word comes before those of the sweeps that it builds on.
     return bool(named) and isinstance(named[0], list)
+
+
+def _has_population(body: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
+    """Whether a sweep's trials are populations, so that the pruner that it does not name is none."""
+    if population.KEY in fixed:
+        return fixed[population.KEY] is not None
+    if any(key.startswith(f"{population.KEY}.") for key in fixed):
+        return True
+    sections = (one.get("sweep") for one in _with_inherited(body))
+    named = [one["population"] for one in sections if isinstance(one, Mapping) and "population" in one]
+    return bool(named) and named[0] is not None
 
 
 def _value_text(override: Override) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from typing import Protocol
 
@@ -237,6 +237,8 @@ class Controller:
     stopped for it, and goes on, tries once more; `ask_ahead` points are kept drawn in advance (None: one for each
     slot). `key` gives, from a trial's parameters, the structural key whose trials one worker can train side by side, or
     "" for a trial that has a worker to itself. `history` are the trials of earlier sessions of the same sweep.
+    `population`: so many consecutive trials, from a multiple of it, are given to one worker together; with more than
+    one, `key` is to say that they have it to themselves.
 
     With a `repetition` of several trials a point, `best`, target and patience are about points, the pruner compares the
     first trials of points, and what is left of a point that is out (`repetition.OpenPoints`) is told as pruned.
@@ -261,6 +263,7 @@ class Controller:
         max_failures: int = 20,
         ask_ahead: int | None = None,
         key: Callable[[Mapping[str, Value]], str] = lambda params: ALONE,
+        population: int = 1,
         history: Iterable[PastTrial] = (),
         others: Sequence[Objective] = (),
         constraints: Sequence[Constraint] = (),
@@ -279,6 +282,7 @@ class Controller:
         self._max_failures = max_failures
         self._ask_ahead = ask_ahead
         self._key = key
+        self._population = population
         self._workers: dict[str, _Worker] = {}
         # All workers that may have room are among these, so that the full ones cost nothing an event.
         self._roomy: set[str] = set()
@@ -289,8 +293,11 @@ class Controller:
         self._widest = 1
         self._held_ahead = 0
         self._trials: dict[int, _Trial] = {}
-        # The trials that wait, by key; a queue that is empty is not there.
+        # The trials that wait, by key, each population by its first one; a queue that is empty is not there.
         self._queues: dict[str, deque[int]] = {}
+        # Of each population that waits, or is not drawn whole yet, the trials that do; and how many were over before.
+        self._together: dict[int, list[int]] = {}
+        self._over: Counter[int] = Counter()
         self._waiting = 0
         # On how many workers trials of a key run.
         self._runners: Counter[str] = Counter()
@@ -319,6 +326,9 @@ class Controller:
         for past in past_trials:
             self._restore(past)
         self._unneeded.extend(number for number in self._trials if self._points.out(number) is not None)
+        # A population that a crash has left half drawn is drawn whole.
+        whole = self._proposed + -self._proposed % population
+        self._budget = replace(budget, trials=max(budget.trials, whole) if whole > self._proposed else budget.trials)
         if budget.patience is not None:
             ended: Sequence[Ended] = past_trials
             if self._repetition.several:
@@ -340,7 +350,7 @@ class Controller:
             running += len(worker.running)
             most = max(worker.blocks, key=lambda key: worker.blocks[key].running, default=None)
             room += worker.room(worker.widest if most is None else worker.slots.get(most, 1))
-        return running, running + room
+        return running, running + room * self._population
 
     @property
     def live(self) -> frozenset[int]:
@@ -415,6 +425,8 @@ class Controller:
         step = max(past.values, default=None)
         if past.state.final:
             self.counts[past.state] += 1
+            if self._population > 1:
+                self._over[self._head(past.number)] += 1
             if past.state is TrialState.COMPLETE and past.value is not None:
                 if not self._repetition.several:
                     self._improves(past.number, past.objectives or (past.value,), feasible=past.feasible)
@@ -438,10 +450,18 @@ class Controller:
         if self._ending is not None:
             yield from self._empty_queues()
 
+    def _head(self, number: int) -> int:
+        """Return the first trial of a trial's population."""
+        return number - number % self._population
+
     def _wait(self, trial: _Trial) -> None:
         self._trials[trial.number] = trial
-        self._queues.setdefault(trial.key, deque()).append(trial.number)
         self._waiting += 1
+        head = self._head(trial.number)
+        together = self._together.setdefault(head, [])
+        together.append(trial.number)
+        if len(together) + self._over[head] == self._population:
+            self._queues.setdefault(trial.key, deque()).append(head)
 
     def _learn_slots(self, event: Slots) -> None:
         worker = self._workers.get(event.worker)
@@ -588,6 +608,9 @@ class Controller:
             self._count_runner(key, -1)
         # Ends that were under way to us are lost with it: the one that ran may not be the first of them.
         begun = worker.begun if event.trial not in worker.running else frozenset([event.trial])
+        if self._population > 1:
+            # They train together.
+            begun = frozenset(worker.running)
         # Back to the front of their queues, in the order in which they were assigned.
         for number in reversed(worker.running):
             trial = self._trials[number]
@@ -602,8 +625,15 @@ class Controller:
             elif self._ending is not None:
                 yield from self._suspend(trial)
             else:
-                self._queues.setdefault(trial.key, deque()).appendleft(number)
-                self._waiting += 1
+                self._wait_again(trial)
+
+    def _wait_again(self, trial: _Trial) -> None:
+        """Put a trial before all that wait, behind the first of its population if that is there already."""
+        head = self._head(trial.number)
+        if head not in self._together:
+            self._queues.setdefault(trial.key, deque()).appendleft(head)
+        self._together.setdefault(head, []).insert(0, trial.number)
+        self._waiting += 1
 
     def _stop_asked(self, at_once: bool) -> Iterator[Command]:
         if self._ending is None or not self._ending.interrupted:
@@ -718,6 +748,8 @@ class Controller:
                 yield from self._leave(trial, TrialState.PRUNED, why_not_needed(*out))
 
     def _take_from_queue(self, trial: _Trial) -> None:
+        # Points of several trials and populations exclude each other, so that it waits alone.
+        del self._together[trial.number]
         queue = self._queues[trial.key]
         queue.remove(trial.number)
         if not queue:
@@ -729,8 +761,8 @@ class Controller:
         yield Suspend(trial.number)
 
     def _empty_queues(self) -> Iterator[Command]:
-        queues, self._queues, self._waiting = self._queues, {}, 0
-        for number in sorted(number for queue in queues.values() for number in queue):
+        together, self._together, self._queues, self._waiting = self._together, {}, {}, 0
+        for number in sorted(number for numbers in together.values() for number in numbers):
             yield from self._suspend(self._trials[number])
 
     def _values(self, trial: _Trial) -> tuple[float, ...]:
@@ -837,7 +869,8 @@ class Controller:
         if self._ending is not None or not (self._waiting or self._may_ask()):
             return
         short = self._ended_here > 0 and self._device_seconds / self._ended_here <= SHORT_TRIAL_SECONDS
-        ahead = SHORT_TRIALS_HELD if short else 0
+        # A population is none, and a worker that is to hold two of them keeps another from one.
+        ahead = SHORT_TRIALS_HELD if short and self._population == 1 else 0
         if ahead > self._held_ahead:
             self._roomy.update(self._workers)
         self._held_ahead = ahead
@@ -861,7 +894,7 @@ class Controller:
                 key = self._choose(worker, share)
                 if key is None:
                     continue
-                given.setdefault(name, []).append(self._assign(name, worker, key))
+                given.setdefault(name, []).extend(self._assign(name, worker, key))
                 heappush(rooms, (worker.load, name))
         return given
 
@@ -884,16 +917,20 @@ class Controller:
         # Who has said nothing of lanes yet may have as many as it likes.
         return equal + sum(max(0, equal - worker.widest) for worker in self._workers.values() if len(worker.slots) > 1)
 
-    def _assign(self, name: str, worker: _Worker, key: str) -> Assignment:
+    def _assign(self, name: str, worker: _Worker, key: str) -> list[Assignment]:
+        """Give a worker the next trial of a queue, with all of its population."""
         queue = self._queues[key]
-        number = queue.popleft()
+        numbers = self._together.pop(queue.popleft())
         if not queue:
             del self._queues[key]
-        self._waiting -= 1
+        self._waiting -= len(numbers)
         if key not in worker.blocks:
             self._count_runner(key, 1)
         if not (worker.running or worker.stopping):
             worker.heard = self._now
+        return [self._start(name, worker, key, number) for number in numbers]
+
+    def _start(self, name: str, worker: _Worker, key: str, number: int) -> Assignment:
         worker.start(number, key)
         trial = self._trials[number]
         trial.worker = name
@@ -916,7 +953,9 @@ class Controller:
             worker = self._workers[name]
             free += min(worker.room(worker.widest, self._held_ahead), max(0, share - len(worker.running)))
         ahead = self._width if self._ask_ahead is None else self._ask_ahead
-        wanted = min(free + ahead - self._waiting, self._budget.trials - self._proposed)
+        # Whole populations, the first of which may be half drawn.
+        size, drawn = self._population, self._proposed % self._population
+        wanted = min((free + ahead - self._waiting // size) * size - drawn, self._budget.trials - self._proposed)
         if wanted > 0:
             # All repeats of a point, so that they wait side by side.
             self._asked = wanted + -(self._proposed + wanted) % self._repetition.count

@@ -6,10 +6,11 @@ import shlex
 from collections.abc import Sequence
 
 from swathe import analysis
-from swathe.config import compose_sweep, parse_overrides
+from swathe.config import ComposedSweep, compose_sweep, parse_overrides
 from swathe.enqueued import checked, hand_over
 from swathe.errors import BadInputError, bad_value
 from swathe.home import Home, SweepCard
+from swathe.population import KEY
 from swathe.space import Space
 
 
@@ -19,7 +20,10 @@ def enqueue(home: Home, name: str, words: Sequence[str]) -> str:
     Only its driver writes to a sweep's study; the point waits in its folder. Raises `BadInputError`.
     """
     folder, card = home.existing(name)
-    values = checked(_values(words), _space(card), "POINT")
+    composed = _composed(card)
+    if composed.population is not None:
+        raise bad_value("SWEEP", name, f"a sweep without {KEY}, whose members have one structure")
+    values = checked(_values(words), Space.parse(composed), "POINT")
     hand_over(folder.path, values)
     shown = ", ".join(f"{key}={value}" for key, value in values.items())
     if folder.driver() is not None:
@@ -39,8 +43,8 @@ def _values(words: Sequence[str]) -> dict[str, object]:
     return values
 
 
-def _space(card: SweepCard) -> Space:
-    """Return the space of a sweep, from the command that launched it."""
+def _composed(card: SweepCard) -> ComposedSweep:
+    """Return the config of a sweep, from the command that launched it."""
     if not card.command.startswith("swathe launch "):
         raise BadInputError(
             f"SWEEP: {card.name!r} is not allowed; allowed: sweeps that `swathe launch` began, and for others the "
@@ -54,4 +58,4 @@ def _space(card: SweepCard) -> Space:
             f"SWEEP: {card.name!r} is not allowed; allowed: a sweep whose file {composed.source} is as it was when it "
             "was launched."
         )
-    return Space.parse(composed)
+    return composed

@@ -23,7 +23,10 @@ from torch import Tensor
 from swathe import __version__
 from swathe.checkpoints import NOTE, RESUMED, Checkpoint, History, digest
 from swathe.diagnosis import TrialDiagnosis, fact_tags, recipe_facts
+from swathe.errors import BadInputError
 from swathe.events import Finished, Report, Slots
+from swathe.population import KEY, PopulationJob
+from swathe.population_block import PopulationBlock
 from swathe.preflight_task import settle
 from swathe.training import lane_plan
 from swathe.training.alone import alone
@@ -129,9 +132,14 @@ class _Trial:
         return self.job.trial
 
     @property
+    def alone(self) -> bool:
+        """Whether it is a member of no population."""
+        return self.job.population is None
+
+    @property
     def unkept(self) -> bool:
-        """Whether it has reports that no checkpoint on disk has."""
-        return self.history.last_step != self.kept
+        """Whether it has reports that no checkpoint on disk has, and that one is to have: a population begins anew."""
+        return self.alone and self.history.last_step != self.kept
 
 
 class _Alone:
@@ -193,7 +201,7 @@ class _Block:
     key: str
     program: str
     slots: int
-    lanes: LaneBlock | _Alone
+    lanes: LaneBlock | _Alone | PopulationBlock
     recipe: Recipe
     facts: Mapping[str, str]
     # What it runs: solo, eager or, where that was planned and there is a compiler, compiled.
@@ -211,7 +219,8 @@ class LaneEngine:
 
     A trial stays in the block in which it began, as its last bits depend on the block's program. Whatever a trial
     raises before it trains fails it alone; what a block raises fails the trials in it. When memory does not suffice, a
-    block is made anew with fewer lanes and its trials begin again, which gives the same numbers.
+    block is made anew with fewer lanes and its trials begin again, which gives the same numbers; a population's, which
+    has the lanes that it needs, fails.
     """
 
     def __init__(self, setup: WorkerSetup, channel: Channel, worker: str, planner: Planner) -> None:
@@ -273,7 +282,8 @@ class LaneEngine:
             self._said.append(failure(self._worker, job, error))
             return
         trial = _Trial(job, recipe, key, Pace(self._channel, job.trial, job.decide_from), job.program)
-        self._find(trial)
+        if trial.alone:
+            self._find(trial)
         self._waiting.append(trial)
 
     def _find(self, trial: _Trial) -> None:
@@ -306,13 +316,17 @@ class LaneEngine:
         plan: LanePlan | None = None
         try:
             plan = self._planner.plan(trial.recipe)
-            self._say_slots(trial.key, plan.lanes)
+            if trial.job.population is None:
+                self._say_slots(trial.key, plan.lanes)
+            else:
+                # The driver counts whole populations.
+                self._key, self._slots[trial.key] = trial.key, trial.job.population.plan.options.size
             if (block := self._block_for(trial, plan)) is None:
                 return False
             found = trial.found if block.made == trial.program else None
             block.lanes.admit(trial.recipe, trial.number, None if found is None else found.state)
         except Exception as error:
-            if plan is not None and self._has_shrunk(error, trial.recipe, trial.key, plan.lanes):
+            if trial.alone and plan is not None and self._has_shrunk(error, trial.recipe, trial.key, plan.lanes):
                 return False
             self._said.append(failure(self._worker, trial.job, error))
             return True
@@ -323,7 +337,8 @@ class LaneEngine:
         trial.diagnosis = fresh if found is None else copy.deepcopy(found.diagnosis)
         trial.history = History(found)
         trial.kept = trial.history.last_step
-        self._checkpoints.begin(trial.number)
+        if trial.alone:
+            self._checkpoints.begin(trial.number)
         block.trials[trial.number] = trial
         note = {"swathe.lane_note": plan.note} if plan.note else {}
         tags = {**block.facts, **fact_tags(facts), "swathe.lane": f"{self._worker}/{trial.lane}", **note}
@@ -351,6 +366,8 @@ class LaneEngine:
     def _block_for(self, trial: _Trial, plan: LanePlan) -> _Block | None:
         """Return the block with the most room, which may be a new one; None when the trial must wait."""
         program = trial.program or plan.program
+        if trial.job.population is not None:
+            return self._population_block(trial, trial.job.population, program, plan.note)
         if program == "solo":
             # One at a time; beside lanes of another key, as those would otherwise drain.
             alone = any(block.program == "solo" and block.trials for block in self._blocks)
@@ -365,9 +382,18 @@ class LaneEngine:
             return self._new_block(trial, program, plan.lanes, size)
         return roomiest if roomiest is not None and roomiest.lanes.free else None
 
+    def _population_block(self, trial: _Trial, job: PopulationJob, program: str, note: str) -> _Block:
+        """Return the block of a trial's population, which begins with all of its members; raises `BadInputError`."""
+        if program == "solo":
+            raise BadInputError(f"{KEY}: the members of a population train as lanes of one block; {note}")
+        for block in self._blocks:
+            if isinstance(block.lanes, PopulationBlock) and block.lanes.awaits(job.plan.head):
+                return block
+        return self._new_block(trial, program, job.plan.options.size, job.plan.options.size)
+
     def _new_block(self, trial: _Trial, program: str, slots: int, size: int) -> _Block:
         recipe, setup = trial.recipe, self._setup
-        lanes: LaneBlock | _Alone
+        lanes: LaneBlock | _Alone | PopulationBlock
         if program == "solo":
             lanes = _Alone(recipe, setup)
             geometry, made = self._geometry, program
@@ -376,6 +402,8 @@ class LaneEngine:
             lanes = beside(recipe, size, setup.device, setup.data, compiled=compiled, layers=setup.layers)
             made = "compiled" if lanes.compiled else "eager"
             geometry = {**self._geometry, "engine": "lanes", "lanes": str(size), "slots": str(slots), "program": made}
+            if trial.job.population is not None:
+                lanes = PopulationBlock(trial.job.population, lanes)
         facts = {
             "swathe.dataset": lanes.dataset.name,
             "swathe.dataset_digest": lanes.dataset.digest,
@@ -419,7 +447,7 @@ class LaneEngine:
         except Exception as error:
             self._fail(block, error)
         else:
-            if not (isinstance(block.lanes, LaneBlock) and block.lanes.compiled):
+            if not block.lanes.compiled:
                 self._planner.trained(block.recipe, time.perf_counter() - began)
             self._report(block, reports)
 
@@ -460,6 +488,8 @@ class LaneEngine:
                 self._leave(block, trial, over=True)
             elif over or reached:
                 self._leave(block, trial, self._model(block, trial, always=reached), over=True)
+        if isinstance(block.lanes, PopulationBlock):
+            self._said += (Note(number, tags) for number, tags in block.lanes.noted().items() if number in block.trials)
         self._note_use()
         self._flush(sent, urgent=urgent)
         for trial in block.trials.values():
@@ -468,10 +498,12 @@ class LaneEngine:
 
     def _keep(self, block: _Block, trial: _Trial) -> None:
         """Write a checkpoint of a trial as it is after its last report."""
-        facts = {**self._bits(trial.recipe), "program": block.made}
+        facts, lanes = {**self._bits(trial.recipe), "program": block.made}, block.lanes
+        # A population that is broken off begins anew.
+        assert not isinstance(lanes, PopulationBlock)
 
         def kept() -> Checkpoint:
-            return trial.history.checkpoint(trial.diagnosis, block.lanes.cut(trial.number))
+            return trial.history.checkpoint(trial.diagnosis, lanes.cut(trial.number))
 
         said = self._checkpoints.save(trial.number, facts, kept)
         if said:
@@ -517,7 +549,8 @@ class LaneEngine:
     def _fail(self, block: _Block, error: Exception) -> None:
         """Give a block up: its trials begin again where there was too little memory, and else have failed."""
         self._blocks.remove(block)
-        if self._has_shrunk(error, block.recipe, block.key, block.slots):
+        population = isinstance(block.lanes, PopulationBlock)
+        if not population and self._has_shrunk(error, block.recipe, block.key, block.slots):
             for trial in reversed(block.trials.values()):
                 trial.lane = None
                 self._find(trial)
@@ -547,8 +580,9 @@ class LaneEngine:
 
     def _tidy(self) -> None:
         idle = [block for block in self._blocks if not block.trials]
-        dropped = [block for block in idle if block.program == "solo"]
-        dropped += [block for block in idle if block.program != "solo"][:-IDLE_BLOCKS]
+        # Nobody joins these any more.
+        dropped = [block for block in idle if block.program == "solo" or isinstance(block.lanes, PopulationBlock)]
+        dropped += [block for block in idle if block not in dropped][:-IDLE_BLOCKS]
         if dropped:
             self._blocks = [block for block in self._blocks if block not in dropped]
 

@@ -142,6 +142,7 @@ class Overview:
     `metrics` and `directions` are all objectives, the first of which `metric`, `direction` and `best` are about; of
     several, `front` are the trials that no other dominates, the best in the first objective first. `constraints`: the
     bound of each metric that has one; `feasible`: how many complete trials keep them all, None where there are none.
+    `best_changed`: the best one is of a population and had other parameters than `best_params` as it trained.
 
     `lanes` is how full its lanes were at last and as means, as far as MLflow has it; empty where trials are no lanes.
     `diagnosis` is how many trials that are over have each symptom, most first; `latest` are the last few trials that
@@ -169,6 +170,7 @@ class Overview:
     front: Sequence[FrontTrial] = ()
     feasible: int | None = None
     repeats: Repeats | None = None
+    best_changed: bool = False
 
     @property
     def several(self) -> bool:
@@ -236,6 +238,7 @@ class Overview:
             "front": [one.as_dict() for one in self.front],
             "feasible": self.feasible,
             **_of_repeats(self.repeats),
+            "best_changed": self.best_changed,
         }
 
     @classmethod
@@ -263,6 +266,7 @@ class Overview:
             front=[FrontTrial(one["trial"], one["values"], one["params"]) for one in plain.get("front", ())],
             feasible=plain.get("feasible"),
             repeats=Repeats.from_dict(plain.get("repeats")),
+            best_changed=plain.get("best_changed", False),
         )
 
 
@@ -315,7 +319,8 @@ class Best:
     """The best trial, or one of the best, with everything that training it again takes.
 
     `others`: the values of further objectives by name. `repeats`: of what the value is, where a point is several
-    trials, the best one of which this is.
+    trials, the best one of which this is. `lineage`: of a member of a population that has copied another one, from
+    which epoch on its parameters were trained with which values, and as which trial's.
     """
 
     sweep: str
@@ -327,6 +332,7 @@ class Best:
     geometry: Mapping[str, Any]
     others: Mapping[str, float] = field(default_factory=dict)
     repeats: Repeats | None = None
+    lineage: Sequence[Mapping[str, Any]] = ()
 
     @property
     def values(self) -> dict[str, float]:
@@ -336,12 +342,15 @@ class Best:
     def as_dict(self) -> dict[str, Any]:
         origin = {"sweep": self.sweep, "trial": self.trial, "run_id": self.run_id, **self.values}
         origin |= _of_repeats(self.repeats)
+        if self.lineage:
+            origin["lineage"] = [dict(step) for step in self.lineage]
         return {**self.config, "origin": origin, "geometry": dict(self.geometry)}
 
     def as_yaml(self) -> str:
         values = ", ".join(f"{name} {value!r}" for name, value in self.values.items())
         values += "" if self.repeats is None else f" ({self.repeats.words})"
-        head = (
-            f"# Trial {self.trial} of sweep {self.sweep}: {values}\n# Train it again with: swathe train --from FILE\n"
-        )
+        again = "swathe train --from FILE"
+        if self.lineage:
+            again = f"swathe reproduce {self.sweep} --trial {self.trial}; origin.lineage says its values by epoch"
+        head = f"# Trial {self.trial} of sweep {self.sweep}: {values}\n# Train it again with: {again}\n"
         return head + str(yaml.safe_dump(self.as_dict(), sort_keys=False))

@@ -127,6 +127,17 @@ class Records:
                     raise
                 raise BadInputError(f"MLflow at {shown(self._uri)} has no run {run_id!r}.") from error
 
+    def siblings(self, run: TrialRun, numbers: Sequence[int]) -> list[TrialRun]:
+        """Return the runs of the trials with these numbers in the sweep of a trial's run, as far as there are any."""
+        with self._answering():
+            client = self._client()
+            from swathe.mlflow_runs import of_parent, search
+
+            of_sweep = of_parent(run.tags["mlflow.parentRunId"])
+            # MLflow knows no list of a tag's values.
+            queries = (f"{of_sweep} and tags.`swathe.trial` = '{number}'" for number in numbers)
+            return [_trial_run(one) for query in queries for one in search(client, run.experiment_id, query)]
+
     def history(self, run_id: str) -> dict[tuple[str, int], float]:
         """Return every number of a run by (metric, step), in the bits in which it was reported.
 

@@ -112,8 +112,8 @@ def best(server: Server, name: str, trial: int | None = None) -> Best:
     keys = ("sweep", "trial", "metric", "value", "run_id", "config", "geometry")
     values = found.get("values", {})
     others = {metric: value for metric, value in values.items() if metric != found["metric"]}
-    repeats = Repeats.from_dict(found.get("repeats"))
-    return Best(**{key: found[key] for key in keys}, others=others, repeats=repeats)
+    facts = {"repeats": Repeats.from_dict(found.get("repeats")), "lineage": found.get("lineage", [])}
+    return Best(**{key: found[key] for key in keys}, others=others, **facts)
 
 
 def stop(server: Server, name: str) -> str:

@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from swathe.errors import BadInputError
+from swathe.errors import BadInputError, bad_value
 from swathe.home import Home
+from swathe.population import PLAN, Member, PopulationJob, read_plan
 from swathe.records import Records, TrialRun
 from swathe.single import LaneGeometry, SingleRun, nudged_history, train_once
 from swathe.training.own_source import SOURCE
@@ -134,9 +135,10 @@ def reproduce(
     """Train `run` again from its record alone: config, seed, threads, device, and for a lane its block's geometry.
 
     It is trained to its last recorded step: a pruned trial had no more, nor one that reached the sweep's target. With
-    `solo` a lane is trained alone, and once more from one rounding apart where it is not close. `on_compile` is called
-    before a lane's program is compiled, which takes a while. The new run is recorded and linked to the old one. Raises
-    `BadInputError` when the record lacks what is needed.
+    `solo` a lane is trained alone, and once more from one rounding apart where it is not close. A member of a
+    population is trained with all of its fellows, whom it may have copied. `on_compile` is called before a lane's
+    program is compiled, which takes a while. The new run is recorded and linked to the old one. Raises `BadInputError`
+    when the record lacks what is needed.
     """
     text = run.tags.get("swathe.config")
     if text is None:
@@ -146,6 +148,9 @@ def reproduce(
         raise BadInputError(f"Run {run.run_id} reported nothing, so there is nothing to compare.")
     then: dict[str, str] = json.loads(run.tags.get("swathe.geometry", "{}"))
     lane = lane_geometry(then, run)
+    population = population_of(records, run)
+    if solo and population is not None:
+        raise bad_value("--solo", "a member of a population", "no --solo for it, as it has parameters of others")
     last = max(step for _, step in recorded)
     again = train_once(
         json.loads(text),
@@ -156,6 +161,7 @@ def reproduce(
         metric=metric,
         until=last,
         lane=None if solo else lane,
+        population=population,
         layers=any(name.startswith(LAYER_NORMS) for name, _ in recorded),
         parameters=any(name == PARAMETERS for name, _ in recorded),
         on_compile=on_compile,
@@ -169,6 +175,26 @@ def reproduce(
     same = all(row.identical for row in rows)
     new_run_id = records.log_reproduction(run, again.reports, tags, identical=same, close=alone and is_close(rows))
     return Reproduction(run, rows, differences, new_run_id, alone)
+
+
+def population_of(records: Records, run: TrialRun) -> PopulationJob | None:
+    """Return the population that a trial is a member of, from its fellows' records; None: it is of none.
+
+    Raises `BadInputError` where one of them is missing.
+    """
+    text = run.tags.get(PLAN)
+    if text is None:
+        return None
+    plan, _ = read_plan(text)
+    found = {one.number: one for one in records.siblings(run, plan.numbers)}
+    for number in plan.numbers:
+        if number not in found or PLAN not in found[number].tags:
+            raise BadInputError(f"Run {run.run_id}: trial {number} of its population is not recorded.")
+    members = (
+        Member(number, json.loads(one.tags["swathe.config"]), read_plan(one.tags[PLAN])[1])
+        for number, one in sorted(found.items())
+    )
+    return PopulationJob(plan, tuple(members))
 
 
 def with_rounding(rows: tuple[Row, ...], nudged: Mapping[tuple[str, int], float]) -> tuple[Row, ...]:

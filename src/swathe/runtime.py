@@ -11,19 +11,20 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
 import yaml
 
-from swathe import beginning, checkpoints, held_models, pruners
+from swathe import beginning, checkpoints, held_models, population, population_sweep, pruners
 from swathe.annotations import MLFLOW_NOTE, NOTE_TAG, checked_tags
 from swathe.cluster import ClusterPlan, InlinePool, Pool, PoolEvent, RayPool
 from swathe.config import ComposedSweep
 from swathe.controller import ALONE, Budget, Controller
-from swathe.diagnosis import TAG, count_symptoms, counts_text, finding_tags, rule_of, symptoms_of
+from swathe.diagnosis import TAG, Rule, count_symptoms, counts_text, finding_tags, rule_of, symptoms_of
 from swathe.enqueued import Inbox
 from swathe.errors import BadInputError, PreflightError
 from swathe.events import (
@@ -144,17 +145,25 @@ def structure_of(plan: Plan) -> Callable[[Mapping[str, Value]], str]:
             return ALONE  # Values that are allowed, but not together: the worker refuses them, and says why.
         return sys.intern(structural_key(recipe))
 
-    return key if _may_lane(plan.composed) else lambda params: ALONE
+    # A population has its worker to itself.
+    return key if _may_lane(plan.composed) and plan.composed.population is None else lambda params: ALONE
 
 
 def group_size(composed: ComposedSweep) -> int:
     """Return how many consecutive trials are drawn under one structural choice, so that blocks of lanes fill."""
+    if composed.population is not None:
+        return composed.population.size
     if not _may_lane(composed):
         return 1
     # At least 20 structural choices in a sweep, as far as its trials reach: fewer would search them too little.
     size = composed.sweep.group_ask or max(1, min(MAX_GROUP, composed.sweep.trials // 20))
     # All repeats of a point, which have all of their parameters in common.
     return max(composed.sweep.repeats, size - size % composed.sweep.repeats)
+
+
+def shared_parameters(composed: ComposedSweep, space: Space) -> frozenset[str]:
+    """Return the parameters that the trials of a group have in common."""
+    return structural_parameters(space) if composed.population is None else population_sweep.shared(space)
 
 
 def structural_parameters(space: Space) -> frozenset[str]:
@@ -187,6 +196,7 @@ def prepare(composed: ComposedSweep, space: Space, home: Home, command: str) -> 
     `command` is what the user types to launch it, and to go on with it.
     """
     folder = home.sweep(composed.name)
+    population_sweep.check(composed, space)
     beginning.check(composed, space, home, folder)
     past = folder.card()
     # A sweep that has a journal goes on with it, whatever the environment says by now.
@@ -361,7 +371,7 @@ class _Session:
                 space=plan.space,
                 seed=options.seed,
                 group=group_size(composed),
-                structural=structural_parameters(plan.space).__contains__,
+                structural=shared_parameters(composed, plan.space).__contains__,
                 others=self._goal.directions[1:],
                 points=begins.points,
                 known=begins.known,
@@ -383,6 +393,10 @@ class _Session:
         self._programs = {
             past.number: str(past.attrs[PROGRAM]) for past in history if PROGRAM in past.attrs and not past.state.final
         }
+        self._populations = None
+        if composed.population is not None:
+            config_of = partial(trial_config, plan.composer)
+            self._populations = population_sweep.Populations(composed, plan.space, self._study.params, config_of)
         self._recorder.recall(lambda record: is_known(record, known))
         for number, end in self._study.made_up.items():
             self._recorder.end(number, end.state, end.tags, time.time())
@@ -405,6 +419,7 @@ class _Session:
             max_failures=options.max_failures,
             ask_ahead=options.ask_ahead,
             key=structure_of(plan),
+            population=1 if composed.population is None else composed.population.size,
             history=history,
             others=self._goal.objectives[1:],
             constraints=self._goal.constraints,
@@ -437,10 +452,10 @@ class _Session:
             threads=1,
             target=None if self._repetition.several else composed.sweep.target,
             repeated=self._repetition.several,
-            slots=composed.lanes.slots,
+            slots=composed.lanes.slots if composed.population is None else composed.population.size,
             compile=composed.lanes.compile,
             memory_fraction=composed.lanes.memory_fraction,
-            diagnosis=rule_of(composed.values["diagnosis"]),
+            diagnosis=self._rule(),
             preflight=self._preflight,
             layers=composed.values["diagnosis"]["layers"] == "all",
             constraints=self._goal.constraints,
@@ -460,6 +475,11 @@ class _Session:
         if cluster.kind == "inline":
             return InlinePool(plan, setup, self._take_and_attend)
         return RayPool(plan, setup, self._plan.folder.faults)
+
+    def _rule(self) -> Rule | None:
+        """Return how trials are diagnosed: what ends no member of a population, whose worst ones become others."""
+        rule = rule_of(self._plan.composed.values["diagnosis"])
+        return rule if rule is None or self._populations is None else replace(rule, stop=False)
 
     # The loop.
 
@@ -636,6 +656,9 @@ class _Session:
             "swathe.attempt": str(assignment.attempt),
             GEOMETRY: json.dumps(self._pool.geometry.get(worker, {})),
         }
+        job = None if self._populations is None else self._populations.job(number)
+        if job is not None:
+            tags[population.PLAN] = population.plan_tag(job, number)
         self._begin_record(number, params, config, tags)
         best = self._controller.best
         known = None if best is None else best[1]
@@ -643,7 +666,10 @@ class _Session:
             # None is better: no model is kept.
             known = -math.inf if self._direction is Direction.MINIMIZE else math.inf
         program = None if assignment.step is None else self._programs.get(number)
-        return Job(number, config, assignment.attempt, assignment.decide_from, known, assignment.step, program)
+        if job is not None:
+            # One block has one program, and a second attempt that of the first.
+            program = next((self._programs[one] for one in job.plan.numbers if one in self._programs), None)
+        return Job(number, config, assignment.attempt, assignment.decide_from, known, assignment.step, program, job)
 
     def _begin_record(self, number: int, params: Mapping[str, Value], config: Config, tags: Mapping[str, str]) -> None:
         """Let the record of a trial begin, or begin again."""
@@ -702,6 +728,7 @@ class _Session:
         found = finding_tags(live.found(command.step))
         if found:
             attrs["diagnosis"] = found[TAG]
+        attrs |= {tag: live.tags[tag] for tag in (population.COPIES, population.LINEAGE) if tag in live.tags}
         if live.worker and not live.placed:
             attrs[PLACE] = live.place
         return attrs, {**live.tags, **found, "swathe.state": _state_tag(command)}
@@ -960,6 +987,8 @@ def _note(
         lines += ["", f"Best: {what}. Train it again and compare every number:"]
         lines += ["", f"    swathe reproduce {card.name}", "", "| parameter | value |", "|---|---|"]
         lines += [f"| `{key}` | {value} |" for key, value in params.items()]
+        if plan.composed.population is not None:
+            lines += ["", f"With these values it began, as one of a population; `swathe best {card.name}` says more."]
     return "\n".join(lines) + "\n"
 
 

@@ -88,7 +88,10 @@ class Guided:
 
     def sampler(self, number: int, head: Mapping[str, Value]) -> BaseSampler:
         """Return what draws the values of one trial; `head` are the parameters of its group's first one."""
-        sampler = self._sampler(number)
+        return self.sharing(self._sampler(number), head)
+
+    def sharing(self, sampler: BaseSampler, head: Mapping[str, Value]) -> BaseSampler:
+        """Let a sampler draw what a trial does not share with its group's first one, whose parameters are `head`."""
         fixed = {
             name: value
             for name, value in head.items()

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from swathe import repetition
+from swathe import population, repetition
 from swathe.annotations import checked_note, checked_tags
 from swathe.diagnosis import rule_of
 from swathe.errors import BadInputError, bad_value
@@ -30,7 +30,8 @@ class SweepOptions:
 
     `metric` and `direction` are lists of the same length for several objectives. `constraints`: reported metrics with a
     bound each, such as "<= 50000". With `repeats`, so many of the `trials` are one point with a seed each, whose value
-    is the mean, the median or the worst (`repeats_of`) of theirs.
+    is the mean, the median or the worst (`repeats_of`) of theirs. `population`: None, or the options of
+    `swathe.population`.
     """
 
     name: str | None = None
@@ -51,6 +52,7 @@ class SweepOptions:
     max_failures: int = 20
     ask_ahead: int | None = None
     group_ask: int | None = None
+    population: Any = None
     storage: str | None = None
     tags: dict[str, Any] = field(default_factory=dict)
     note: str | None = None
@@ -492,5 +494,6 @@ def check(values: Mapping[str, Any]) -> None:
     if "metric" in values.get("sweep", {}):
         check_alone(goal_of(values["sweep"]), values)
         repetition.check(values)
+        population.check(values)
     # The thresholds refuse what is not allowed themselves.
     rule_of(values.get("diagnosis", {}))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from swathe.errors import SwatheError
 from swathe.events import Config, Decision, Direction, Failed, Finished, Report, Reported
 from swathe.home import Home
+from swathe.population import PopulationJob
 from swathe.training.recipe import Recipe, recipe_from_config
 from swathe.worker import Emitted, InlineChannel, Job, Note, WorkerSetup, geometry, prepare, run_one_by_one
 
@@ -65,6 +66,7 @@ def train_once(
     metric: str = "val_loss",
     until: int | None = None,
     lane: LaneGeometry | None = None,
+    population: PopulationJob | None = None,
     layers: bool = False,
     parameters: bool = False,
     on_report: Callable[[Report], None] = lambda report: None,
@@ -73,8 +75,9 @@ def train_once(
     """Train a trial's config here, with the threads and the device given, and stop it after step `until`.
 
     It is trained alone, or with `lane` as the only trial in such a block, whose program is compiled after a call of
-    `on_compile` if it is not on disk. With `layers`, reports have the gradient's norm of every layer, with `parameters`
-    the size of the network. Raises `RunFailedError` with the reason when the run fails.
+    `on_compile` if it is not on disk; a member of a `population` is trained with all others. With `layers`, reports
+    have the gradient's norm of every layer, with `parameters` the size of the network. Raises `RunFailedError` with the
+    reason when the run fails.
     """
     setup = WorkerSetup(
         trainable=config.get("trainable"),
@@ -108,7 +111,7 @@ def train_once(
                     raise RunFailedError(event.reason, event.traceback, run)
 
     channel = InlineChannel("inline", take)
-    channel.put((Job(number, config),))
+    channel.put((Job(number, config, population=population),))
     if lane is None or setup.trainable is not None:
         run_one_by_one(setup, channel, "inline")
     else:

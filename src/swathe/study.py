@@ -25,7 +25,7 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution
-from optuna.samplers import RandomSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from sqlalchemy.engine import URL, make_url
 
@@ -247,6 +247,12 @@ class Study:
         """The ids of the points that trials have taken; what was committed since is there to stay."""
         return self._taken
 
+    def params(self, trial: int) -> Mapping[str, Value]:
+        """Return the parameters of a trial that was drawn, whether it is over or not."""
+        with self._storing():
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial)
+            return dict(self._storage.get_trial(trial_id).params)
+
     def record(self, trial: int, step: int, value: float) -> None:
         """Write what a trial reported at one step; NaN and infinities are kept."""
         with self._storing():
@@ -430,10 +436,10 @@ class Study:
                 continue
             if trial.state is optuna.trial.TrialState.WAITING:
                 self._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.RUNNING)
-            self._study.sampler = RandomSampler(samplers.sampler_seed(seed, trial.number))
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
+                    self._study.sampler = self._at_random(seed, trial.number)
                     params.append(self._space.sample(partial(suggest_from, optuna.Trial(self._study, trial._trial_id))))
             except ValueError as error:
                 raise BadInputError(
@@ -447,6 +453,13 @@ class Study:
         """Whether a trial is in the place of a repeat and has not its point's parameters."""
         head = self._repetition.head(trial.number)
         return trial.number != head and trial.params != trials[head].params
+
+    def _at_random(self, seed: int, number: int) -> BaseSampler:
+        """Return what draws at random what a trial lacks, but for what its group shares."""
+        sampler: BaseSampler = RandomSampler(samplers.sampler_seed(seed, number))
+        if not isinstance(self._drawing, samplers.Guided):
+            return sampler
+        return self._drawing.sharing(sampler, self._head(self._drawing.groups, number))
 
     @contextmanager
     def _storing(self) -> Iterator[None]:

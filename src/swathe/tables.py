@@ -239,7 +239,9 @@ def best_lines(item: Overview) -> Group:
     assert item.best is not None
     what = f"trial {item.best[0]}, {item.metric} {item.best[1]:.6g}{_of_repeats(item)}"
     head = Text(f"Best config: {what}", style="bold")
-    return Group(head, *(Text(f"  {key}: {value}") for key, value in item.best_params.items()))
+    changed = [Text(f"It began with these values; which it had when, says: swathe best {item.name}")]
+    params = (Text(f"  {key}: {value}") for key, value in item.best_params.items())
+    return Group(head, *params, *(changed if item.best_changed else ()))
 
 
 def next_lines(name: str, again: str | None, *, best: bool, several: bool = False) -> Group:

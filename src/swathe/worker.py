@@ -32,6 +32,7 @@ from swathe.diagnosis import Rule, TrialDiagnosis, fact_tags, recipe_facts
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import Config, Decision, Direction, Failed, Finished, Report, Reported, Slots
 from swathe.objectives import Constraint, kept
+from swathe.population import PopulationJob
 from swathe.preflight_task import PreflightTask
 from swathe.training.diagnose import Action, Facts
 from swathe.training.recipe import PARAMETERS
@@ -50,7 +51,8 @@ class Job:
     """A trial as a worker gets it: the assignment with its composed config.
 
     `best` is the best value known by now, `counted` the last step whose report counts already, `program` the one that
-    made it (solo, eager or compiled): the trial's bits are to be those of one program.
+    made it (solo, eager or compiled): the trial's bits are to be those of one program. `population`: the one that it is
+    a member of; the jobs of all members that are not over come to one worker, at once.
     """
 
     trial: int
@@ -60,6 +62,7 @@ class Job:
     best: float | None = None
     counted: int | None = None
     program: str | None = None
+    population: PopulationJob | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,7 @@ MUTATIONS: dict[str, tuple[str, str]] = {
         "            self._improves(number, (value or ended.value,), feasible=ended.feasible)\n",
     ),
     "the trials of a lost worker are forgotten": (
-        "                self._queues.setdefault(trial.key, deque()).appendleft(number)\n"
-        "                self._waiting += 1\n",
+        "                self._wait_again(trial)\n",
         "                del self._trials[number]\n",
     ),
     "a lost worker's trials are given away and kept as its own": (
@@ -39,8 +38,8 @@ MUTATIONS: dict[str, tuple[str, str]] = {
         "            if trial.attempt == 0 and trial.step is not None and report.step <= trial.step:\n",
     ),
     "one trial too many is drawn": (
-        "        wanted = min(free + ahead - self._waiting, self._budget.trials - self._proposed)\n",
-        "        wanted = min(free + ahead - self._waiting, self._budget.trials - self._proposed + 1)\n",
+        "- drawn, self._budget.trials - self._proposed)\n",
+        "- drawn, self._budget.trials - self._proposed + 1)\n",
     ),
     "the lane of a pruned trial is not given to the next": (
         "        self._workers[trial.worker].stop(trial.number)\n        self._roomy.add(trial.worker)\n",

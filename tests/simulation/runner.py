@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from swathe.controller import Controller
@@ -24,11 +25,17 @@ class Outcome:
     violations: list[str] = field(default_factory=list)
 
 
-def play(seeds: tuple[int, int], controller: type[Controller] = Controller, *, until_broken: bool = False) -> Outcome:
-    """Play the seeds from the first to below the last."""
+def play(
+    seeds: tuple[int, int],
+    controller: type[Controller] = Controller,
+    *,
+    until_broken: bool = False,
+    drawn: Callable[[int], Shape] = Shape.drawn,
+) -> Outcome:
+    """Play the seeds from the first to below the last; `drawn` gives the sweep of each."""
     outcome = Outcome()
     for seed in range(*seeds):
-        violation, world = play_one(Shape.drawn(seed), controller, compared=seed % COMPARED == 0)
+        violation, world = play_one(drawn(seed), controller, compared=seed % COMPARED == 0)
         outcome.sweeps += 1
         outcome.events += world.events
         outcome.sessions += world.sessions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from swathe.controller import Budget
@@ -71,6 +71,8 @@ class Shape:
     points: int
     # How many trials are one point.
     repetition: Repetition
+    # So many consecutive trials train together.
+    population: int = 1
 
     @classmethod
     def drawn(cls, seed: int, trials: int = 50) -> Shape:
@@ -108,6 +110,26 @@ class Shape:
             damaged=draw.choice([0.0, 0.0, 0.2]),
             points=draw.choice([0, 0, 1, 3]),
             repetition=repetition,
+        )
+
+    @classmethod
+    def with_populations(cls, seed: int, trials: int = 50) -> Shape:
+        """Return a sweep with a seed's faults whose trials are populations, of which nothing is kept on the way."""
+        drawn = cls.drawn(seed, trials)
+        size = 4 + seed % 5
+        count = size * (1 + drawn.trials // size)
+        return replace(
+            drawn,
+            trials=count,
+            keys=("",),
+            pruner={"name": "none"},
+            sampler={"name": "random"},
+            budget=replace(drawn.budget, trials=count),
+            group=size,
+            kept=0.0,
+            points=0,
+            repetition=Repetition(),
+            population=size,
         )
 
     @property

@@ -17,6 +17,15 @@ def test_sweeps_keep_their_promises(first: int) -> None:
     assert play((first, first + 50)).violations == []
 
 
+def test_populations_are_never_split() -> None:
+    assert play((0, 20), drawn=Shape.with_populations).violations == []
+
+
+@pytest.mark.slow
+def test_many_sweeps_of_populations_keep_their_promises() -> None:
+    assert play((20, 200), drawn=Shape.with_populations).violations == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(100, 1000, 100))
 def test_many_sweeps_keep_their_promises(first: int) -> None:

@@ -206,6 +206,7 @@ class World:
             max_failures=MAX_FAILURES,
             ask_ahead=shape.ask_ahead,
             key=lambda params: str(params["key"]),
+            population=shape.population,
             history=history,
             repetition=shape.repetition,
         )
@@ -475,6 +476,7 @@ class World:
             self._fail("a command after the end")
         match command:
             case Assign(worker, assignments):
+                self._check_whole(worker, assignments)
                 for assignment in assignments:
                     self._assign(worker, assignment)
             case Decide(worker, decisions):
@@ -514,6 +516,18 @@ class World:
                 running = [name for name, held in self._held.items() if held]
                 if running and not self._at_once:
                     self._fail(f"the sweep ends while {running[0]} has not confirmed that its trials have")
+
+    def _check_whole(self, worker: str, assignments: Sequence[Assignment]) -> None:
+        """A population is given out whole but for those that are over, to a worker that has no other trial."""
+        size = self.shape.population
+        if size == 1:
+            return
+        numbers = {assignment.trial for assignment in assignments}
+        head = min(numbers) - min(numbers) % size
+        if numbers != {number for number in range(head, head + size) if number not in self._told}:
+            self._fail(f"{sorted(numbers)} are given to {worker}, which are no population")
+        if self._held[worker]:
+            self._fail(f"{worker} is given a second population")
 
     def _assign(self, worker: str, assignment: Assignment) -> None:
         number = assignment.trial

@@ -89,6 +89,8 @@ def _train_again(facts: SweepFacts, home: Home, *, seeds: bool, pruned: int, say
     why_not = ""
     if facts.is_function:
         why_not = "functions are not trained again for a report, only recipes are"
+    elif facts.config["sweep"].get("population") is not None:
+        why_not = "members of populations are trained again by swathe reproduce alone, as their values change"
     elif best is None or best.number not in facts.runs:
         why_not = "there is no complete trial that is recorded"
     no_seeds = why_not or ("" if seeds else "it was not trained again (--no-seeds)")

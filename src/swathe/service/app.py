@@ -388,6 +388,7 @@ def get_best(
         run_id=best.run_id,
         config=best.config,
         geometry=dict(best.geometry),
+        lineage=[dict(step) for step in best.lineage],
         reproduce=f"swathe reproduce {name} --trial {best.trial}",
         repeats=None if best.repeats is None else PointRepeats(**best.repeats.as_dict()),
     )

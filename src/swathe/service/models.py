@@ -104,7 +104,8 @@ class Sweep(BaseModel):
     `metrics` and `directions`: all objectives, the first of which `metric`, `direction` and `best` are about; of
     several, `front` are the trials that no other dominates. `constraints`: metrics with their bounds; `feasible`: how
     many complete trials keep them, null where there are none. `repeats`: where a point is several trials, those that
-    the best value is of, of which `best` names the best one; else null.
+    the best value is of, of which `best` names the best one; else null. `best_changed`: the best one had other
+    parameters than `best_params` as it trained, as members of populations do.
     `job`: its latest one, and `owner` whose the first was; null where it was never launched over HTTP.
     """
 
@@ -129,6 +130,7 @@ class Sweep(BaseModel):
     front: list[FrontTrial]
     feasible: int | None
     repeats: PointRepeats | None = None
+    best_changed: bool = False
     job: Job | None
     owner: str | None
 
@@ -228,7 +230,8 @@ class BestConfig(BaseModel):
     """The best trial with its whole config, and the command that trains it again and compares every number.
 
     `values`: each objective by name, of which `metric` is the first. `repeats`: where a point is several trials, those
-    that the value is of; else, and for a trial that was named, null.
+    that the value is of; else, and for a trial that was named, null. `lineage`: of a member of a population, from which
+    epoch on its parameters were trained with which values, and as which trial's.
     """
 
     sweep: str
@@ -239,6 +242,7 @@ class BestConfig(BaseModel):
     run_id: str
     config: Values
     geometry: dict[str, Any]
+    lineage: list[dict[str, Any]]
     reproduce: str
     repeats: PointRepeats | None = None
 

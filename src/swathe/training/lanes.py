@@ -233,11 +233,29 @@ class LaneBlock:
                 return
             for place, value in zip(stack.saved(), state.tensors, strict=True):
                 place[index] = value
-        for position, layer in enumerate(self._network.dropouts):
-            p = recipe.regularization.dropout if layer.p is None else layer.p
-            stack.thresholds[index, position] = streams.dropout_threshold(p)
-            stack.scales[index, position] = 1 / (1 - p)
+        self._set_dropout(recipe, index)
         self._live.append(lane)
+
+    def exploit(self, tag: int, source: int, recipe: Recipe) -> None:
+        """Let a trial go on from where another one is, by a recipe of its own (Jaderberg et al. 2017, section 4.1.1).
+
+        It has a copy of that one's parameters, moments, buffers, and of what its schedule and its early stopping have
+        seen; its own are forgotten. Both must have done the same epochs. Raises `BadInputError` when one of them does
+        not train, and for a recipe of another structural key.
+        """
+        check(recipe)
+        if structural_key(recipe) != self.key:
+            raise BadInputError(f"trial {tag} has another structural key than the block: {structural_key(recipe)}.")
+        lane, other = self._lane(tag), self._lane(source)
+        if lane.finished or other.finished or lane.epoch != other.epoch:
+            raise BadInputError(f"trial {tag} cannot go on from trial {source}, which is not beside it.")
+        index, place = self._live.index(lane), self._live.index(other)
+        for rows in self._stack.saved():
+            rows[index] = rows[place]
+        self._set_dropout(recipe, index)
+        lane.recipe = recipe
+        lane.rate = replace(other.rate, schedule=recipe.schedule, lr=recipe.optim.lr)
+        lane.stopping = replace(other.stopping)
 
     def epoch(self, should_stop: Callable[[int], bool]) -> list[LaneReport]:
         """Train every live lane for one epoch, evaluate it, and report.
@@ -446,6 +464,12 @@ class LaneBlock:
         if isinstance(recipe.transfer, FineTune):
             state = initial_state(recipe.transfer, state, self._cache)
         return state
+
+    def _set_dropout(self, recipe: Recipe, index: int) -> None:
+        for position, layer in enumerate(self._network.dropouts):
+            p = recipe.regularization.dropout if layer.p is None else layer.p
+            self._stack.thresholds[index, position] = streams.dropout_threshold(p)
+            self._stack.scales[index, position] = 1 / (1 - p)
 
     def _initialise(self, recipe: Recipe, index: int) -> None:
         stack, network, state = self._stack, self._network, self._first_state(recipe)
