@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from swathe import faults
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import WorkerLost, WorkerReady
+from swathe.own_ray import started_lean
 from swathe.worker import (
     Emitted,
     InlineChannel,
@@ -210,15 +212,16 @@ class RayPool:
             # Ray's own workers on this machine, which become ours, import it while Ray is still starting.
             os.environ.setdefault("RAY_preload_python_modules", "torch")
         try:
-            ray.init(
-                # Without an address Ray would join whatever runs on this machine.
-                address=self._plan.address or "local",
-                include_dashboard=None if self._plan.address else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                ignore_reinit_error=True,
-                namespace="swathe",
-            )
+            with nullcontext() if self._plan.address else started_lean():
+                ray.init(
+                    # Without an address Ray would join whatever runs on this machine.
+                    address=self._plan.address or "local",
+                    include_dashboard=None if self._plan.address else False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    ignore_reinit_error=True,
+                    namespace="swathe",
+                )
         except (ConnectionError, OSError, ValueError, RuntimeError) as error:
             if self._plan.address is None:
                 raise SwatheError(f"Ray does not start on this machine: {str(error).splitlines()[0]}") from error

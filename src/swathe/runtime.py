@@ -853,7 +853,7 @@ class _Session:
         self._study.say(self._facts())
         self._commit()
         self._recorder.finish(self._summary(done))
-        # Ray takes a second to end, in which the recorder makes its plots.
+        # Ray takes a moment to end, in which the recorder makes its plots.
         self._pool.close()
         # A worker may have kept a trial that was over and died before it heard of that.
         checkpoints.discard_others(self._checkpoints, self._suspended)

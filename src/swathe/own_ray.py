@@ -1,0 +1,60 @@
+"""A Ray of a sweep's own on this machine, without the processes that a sweep has no use for.
+
+`ray.init` starts an autoscaler, a log monitor and a dashboard's server also where there is nothing to scale, no log to
+be sent and no dashboard, one after the other, and then looks once a second whether its raylet is there. On two cores
+that is half of what it takes until the first trial, and another second at the end, which is that of these processes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+# How often it is asked whether the raylet is there, and how long before it is left to Ray (seconds).
+_LOOK_SECONDS, _PATIENCE_SECONDS = 0.02, 20.0
+# Ray waits a second where a socket is not there at the first look; ten seconds in all, as it does.
+_CONNECTING = {"RAY_raylet_client_connect_timeout_milliseconds": "20", "RAY_raylet_client_num_connect_attempts": "500"}
+_UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
+
+
+@contextmanager
+def started_lean() -> Iterator[None]:
+    """Let `ray.init` start such a Ray in here.
+
+    These are Ray's own internals: where a version of it has others, it starts as it always does.
+    """
+    from ray._private import node, services
+
+    for variable, value in _CONNECTING.items():
+        os.environ.setdefault(variable, value)
+    with ExitStack() as stack:
+        for name in _UNUSED:
+            if hasattr(node.Node, name):
+                stack.enter_context(patch.object(node.Node, name, _nothing))
+        if (get_node := getattr(services, "get_node", None)) is not None:
+            stack.enter_context(patch.object(services, "get_node", _soon(get_node)))
+        yield
+
+
+def _nothing(self: object, *words: object, **named: object) -> None:
+    """Start nothing."""
+
+
+def _soon(get_node: Callable[[str, str], Any]) -> Callable[[str, str], Any]:
+    """Return the function that waits for a node, without its wait of whole seconds."""
+
+    def found(gcs_address: str, node_id: str) -> Any:
+        from ray._private import services, state
+
+        known = state.GlobalState()
+        known._initialize_global_state(services._get_gcs_client_options(gcs_address))
+        given_up = time.monotonic() + _PATIENCE_SECONDS
+        while all(one["NodeID"] != node_id for one in known.node_table()) and time.monotonic() < given_up:
+            time.sleep(_LOOK_SECONDS)
+        return get_node(gcs_address, node_id)
+
+    return found

@@ -1,0 +1,74 @@
+"""A sweep's own Ray has the processes that it uses, and ends with all of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ray._private import node, services
+
+from swathe.own_ray import started_lean
+from tests.integration import swathes
+
+SCRIPT = """
+import json, logging, os, ray
+from ray._private import node, services, worker
+from swathe.own_ray import started_lean
+
+names = ["start_monitor", "start_log_monitor", "start_api_server"]
+before = [getattr(node.Node, name) for name in names] + [services.get_node]
+with started_lean():
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+after = [getattr(node.Node, name) for name in names] + [services.get_node]
+
+@ray.remote
+def double(number):
+    return 2 * number, os.getpid()
+
+answer, worker_pid = ray.get(double.remote(21))
+started = {name: [one.process.pid for one in every] for name, every in worker._global_node.all_processes.items()}
+found = {
+    "processes": sorted(started),
+    "answer": answer,
+    "untouched": all(one is other for one, other in zip(before, after)),
+    "pids": [worker_pid, *(pid for pids in started.values() for pid in pids)],
+}
+ray.shutdown()
+print(json.dumps(found))
+"""
+
+
+def test_it_has_no_process_without_a_use_and_leaves_none(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=tmp_path,
+        env=swathes.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found["processes"]) <= {"gcs_server", "raylet", "reaper"}
+    assert found["answer"] == 42
+    assert found["untouched"]
+    deadline = time.monotonic() + 60
+    while alive := [pid for pid in found["pids"] if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.1)
+
+
+def test_a_ray_with_other_internals_starts_as_it_always_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(node.Node, "start_monitor")
+    monkeypatch.delattr(services, "get_node")
+    api_server = node.Node.start_api_server
+    with started_lean():
+        assert not hasattr(node.Node, "start_monitor")
+        assert not hasattr(services, "get_node")
+        assert node.Node.start_api_server is not api_server
+    assert node.Node.start_api_server is api_server
