@@ -22,9 +22,9 @@ from swathe import runtime, samplers
 from swathe.config import compose_sweep
 from swathe.events import Direction, Proposal, TrialState, Value
 from swathe.home import Home
+from swathe.plain import put
 from swathe.samplers import Groups, RandomDraw
 from swathe.space import Space as ParsedSpace
-from swathe.space import put
 from swathe.study import Study
 from swathe.training.recipe import recipe_from_config
 from swathe.training.structure import is_structural, structural_key

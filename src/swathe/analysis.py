@@ -106,7 +106,7 @@ def leaders(home: Home, name: str, *, top: int) -> tuple[Overview, list[Row]]:
     session = session_of(study.session, driver)
     study.close()
     goal = card.goal
-    found = points_of(history, card.repetition, goal.first.direction)
+    found = _as_trials(card, history)
     repeats = repeats_of(card, history)
     front = {past.number for past in front_of(found, goal)}
     behind = _behind(found, goal, front)
@@ -184,9 +184,14 @@ def _points(card: SweepCard, history: Sequence[PastTrial]) -> list[Point]:
     return points(history, card.repetition, card.goal.first.direction)
 
 
+def _as_trials(card: SweepCard, history: Sequence[PastTrial]) -> Sequence[PastTrial]:
+    """Return the points of a sweep as one trial each; where a point is one trial, these themselves."""
+    return points_of(history, card.repetition, card.goal.first.direction)
+
+
 def winner(card: SweepCard, history: Sequence[PastTrial]) -> PastTrial | None:
     """Return the best of a sweep's trials, or of its points with their values; None where there is none."""
-    return winner_of(points_of(history, card.repetition, card.goal.first.direction), card.goal)
+    return winner_of(_as_trials(card, history), card.goal)
 
 
 def last_value(past: PastTrial) -> float | None:
@@ -290,7 +295,7 @@ def compare_of(
     repeats = repeats_of(card, history)
     if card.repetition.several:
         runs = _runs_of_points(card, history, runs)
-        history = points_of(history, card.repetition, card.goal.first.direction)
+        history = _as_trials(card, history)
     params = {past.number: past.params for past in history}
     # Sets MLflow's environment before MLflow is imported, as `Records` does.
     from swathe.mlflow_runs import clean_name
@@ -391,7 +396,7 @@ def _complete(history: Sequence[PastTrial], number: int) -> PastTrial:
 
 
 def _none_is_best(card: SweepCard, history: Sequence[PastTrial]) -> str:
-    found = points_of(history, card.repetition, card.goal.first.direction)
+    found = _as_trials(card, history)
     what = f"point of {card.repeats} trials" if card.repetition.several else "trial"
     complete = sum(past.state is TrialState.COMPLETE for past in found)
     if not complete:

@@ -48,8 +48,8 @@ from swathe.events import (
 from swathe.failures import CAUSE, Failures
 from swathe.objectives import Constraint, Front, Goal, Losses, Objective
 from swathe.pruners import Pruner
-from swathe.repetition import Ended, OpenPoints, PointEnd, Repetition, past_points, why_not_needed
-from swathe.stagnation import STOPPED, Stagnation
+from swathe.repetition import OpenPoints, PointEnd, Repetition, past_points, why_not_needed
+from swathe.stagnation import STOPPED, Ended, Stagnation
 from swathe.stagnation import reason as stagnation_reason
 from swathe.training.diagnose import Action
 

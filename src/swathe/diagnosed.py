@@ -16,8 +16,8 @@ from swathe.diagnosis import TAG, recorded_facts, symptoms_of, thresholds_of
 from swathe.errors import BadInputError
 from swathe.events import Config, Direction, TrialState
 from swathe.home import Home
+from swathe.plain import put
 from swathe.records import Records, TrialRun
-from swathe.space import put
 from swathe.study import PastTrial
 from swathe.training.diagnose import (
     Action,

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest.mock import patch
 
 # How often it is asked whether the raylet is there, and how long before it is left to Ray (seconds).
 _LOOK_SECONDS, _PATIENCE_SECONDS = 0.02, 20.0
@@ -27,6 +26,9 @@ def started_lean() -> Iterator[None]:
 
     These are Ray's own internals: where a version of it has others, it starts as it always does.
     """
+    # Imports asyncio, which only a process that starts Ray is to pay for; Ray does, too.
+    from unittest.mock import patch
+
     from ray._private import node, services
 
     for variable, value in _CONNECTING.items():

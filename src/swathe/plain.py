@@ -17,3 +17,12 @@ def finite(value: Any) -> Any:
             return [finite(item) for item in value]
         case _:
             return value
+
+
+def put(config: dict[str, Any], name: str, value: Any) -> None:
+    """Set a dotted key of a plain config."""
+    *parents, last = name.split(".")
+    place = config
+    for parent in parents:
+        place = place[parent]
+    place[last] = value

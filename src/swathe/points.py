@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from swathe.study import PastTrial
 
 _CONSTRAINTS = "constraints"
-_STATES = {
+FROM_OPTUNA = {
     optuna.trial.TrialState.WAITING: TrialState.WAITING,
     optuna.trial.TrialState.RUNNING: TrialState.RUNNING,
     optuna.trial.TrialState.COMPLETE: TrialState.COMPLETE,
     optuna.trial.TrialState.PRUNED: TrialState.PRUNED,
     optuna.trial.TrialState.FAIL: TrialState.FAILED,
 }
-_TO_OPTUNA = {ours: theirs for theirs, ours in _STATES.items()}
+TO_OPTUNA = {ours: theirs for theirs, ours in FROM_OPTUNA.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +143,10 @@ def seen_points(repetition: Repetition, direction: Direction) -> Sight:
 
 
 def _seen(members: Sequence[FrozenTrial], repetition: Repetition, direction: Direction) -> FrozenTrial:
-    state = repetition.state([_STATES[trial.state] for trial in members])
+    state = repetition.state([FROM_OPTUNA[trial.state] for trial in members])
     # What samplers keep in a trial's attributes is in the one that they have drawn.
     seen = copy.copy(members[0])
-    seen.state = _TO_OPTUNA[state]
+    seen.state = TO_OPTUNA[state]
     seen.intermediate_values = common_reports([one.intermediate_values for one in members], repetition, direction)
     seen._values = None
     if state is TrialState.COMPLETE:

@@ -17,6 +17,7 @@ from typing import Any
 
 from swathe.errors import BadInputError, bad_value
 from swathe.events import Config
+from swathe.plain import put
 
 # The tags of a member: what its population is, what it has copied when, and by which values its parameters came about.
 PLAN, COPIES, LINEAGE = "swathe.population_plan", "swathe.population", "swathe.lineage"
@@ -173,11 +174,7 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     """Return a config with these values under their dotted names."""
     found = copy.deepcopy(config)
     for name, value in values.items():
-        *parents, last = name.split(".")
-        place = found
-        for parent in parents:
-            place = place[parent]
-        place[last] = value
+        put(found, name, value)
     return found
 
 

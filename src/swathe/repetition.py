@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from swathe.errors import BadInputError, bad_value
 from swathe.events import Direction, TrialState, Value
+from swathe.stagnation import Ended
 
 KINDS = ("mean", "median", "worst")
 # The tag of a trial's run in MLflow that says of which point it is, by that point's first trial.
@@ -167,23 +168,6 @@ def why_not_needed(number: int, state: TrialState) -> str:
     """Say why a repeat is told as pruned whose point is out."""
     how = "failed" if state is TrialState.FAILED else "was stopped"
     return f"{NOT_NEEDED}: trial {number} of the same point {how}"
-
-
-class Ended(Protocol):
-    """A trial of an earlier session: how it ended, with what, and when (seconds of unix time)."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def state(self) -> TrialState: ...
-    @property
-    def value(self) -> float | None: ...
-    @property
-    def feasible(self) -> bool: ...
-    @property
-    def ended(self) -> float | None: ...
-    @property
-    def attrs(self) -> Mapping[str, Value]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from swathe.config import NOT_A_TRIALS, ComposedSweep, group_options, parse_overrides, plain_values
 from swathe.errors import BadInputError, bad_value
 from swathe.events import Config, Value
+from swathe.plain import put
 from swathe.training.recipe import recipe_from_config
 
 Suggest = Callable[[str, BaseDistribution], Value]
@@ -452,15 +453,6 @@ def _plain(element: Any) -> Any:
     if isinstance(element, dict):
         return {_plain(key): _plain(value) for key, value in element.items()}
     return element
-
-
-def put(config: Config, name: str, value: Any) -> None:
-    """Set a dotted key of a plain config."""
-    *parents, last = name.split(".")
-    place = config
-    for parent in parents:
-        place = place[parent]
-    place[last] = value
 
 
 class TrialComposer:

@@ -34,6 +34,7 @@ from swathe.enqueued import ENQUEUED, Point
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import Direction, Proposal, Proposed, TrialState, Value
 from swathe.journal import Journal, JournalReader
+from swathe.points import FROM_OPTUNA, TO_OPTUNA
 from swathe.pruners import Rungs
 from swathe.repetition import Repetition
 from swathe.samplers import SearchSpace, suggest_from
@@ -44,15 +45,6 @@ CONNECT_SECONDS = 5
 SESSION = "session"
 # The attribute in which Optuna keeps a trial's constraints (optuna/samplers/_base.py).
 _CONSTRAINTS = "constraints"
-
-_STATES = {
-    TrialState.WAITING: optuna.trial.TrialState.WAITING,
-    TrialState.RUNNING: optuna.trial.TrialState.RUNNING,
-    TrialState.COMPLETE: optuna.trial.TrialState.COMPLETE,
-    TrialState.PRUNED: optuna.trial.TrialState.PRUNED,
-    TrialState.FAILED: optuna.trial.TrialState.FAIL,
-}
-_FROM_OPTUNA = {theirs: ours for ours, theirs in _STATES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +279,7 @@ class Study:
                 self._storage.set_trial_user_attr(trial_id, key, attr)
             if constraints:
                 self._storage.set_trial_system_attr(trial_id, _CONSTRAINTS, list(constraints.values()))
-            self._storage.set_trial_state_values(trial_id, _STATES[state], kept)
+            self._storage.set_trial_state_values(trial_id, TO_OPTUNA[state], kept)
 
     def note(self, trial: int, key: str, value: Value) -> None:
         """Write a fact on a trial that is not over."""
@@ -519,7 +511,7 @@ def _past(trial: optuna.trial.FrozenTrial) -> PastTrial:
     return PastTrial(
         number=trial.number,
         params=dict(trial.params),
-        state=_FROM_OPTUNA[trial.state],
+        state=FROM_OPTUNA[trial.state],
         value=trial.values[0] if trial.values else None,
         values=dict(trial.intermediate_values),
         attrs=dict(trial.user_attrs),
