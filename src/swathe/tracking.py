@@ -200,9 +200,14 @@ class Recorder:
             self._wake()
 
     def finish(self, summary: Summary) -> None:
-        """The session is over: the parent run gets its note, plots, table and best model."""
+        """The session is over: the parent run gets its note, plots, table and best model, from now on.
+
+        Nothing may be said after it; `close` waits for the recorder.
+        """
         self._spool.add(("finish", asdict(summary), time.time()))
         self.flush()
+        # The last batch is not to gather for what never comes, while the driver does something else.
+        self._close_stdin()
 
     def problem(self) -> str | None:
         """Return one sentence for the user, each once: MLflow fails, MLflow is back; None when there is nothing new."""
@@ -245,6 +250,8 @@ class Recorder:
 
     def _wake(self) -> None:
         assert self._process.stdin is not None
+        if self._process.stdin.closed:
+            return
         try:
             os.write(self._process.stdin.fileno(), b".")
         except (BlockingIOError, BrokenPipeError):

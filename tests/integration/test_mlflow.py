@@ -126,6 +126,7 @@ def record_a_sweep(folder: Path, uri: str, name: str) -> None:
     run_trial(again, 1, state=TrialState.PRUNED)
     run_trial(again, 2, state=TrialState.FAILED)
     again.finish(summary())
+    assert again._process.wait(120.0) == 0, "nobody has to tell it that the sweep is over"
     assert again.close(120.0)
     last = check_trials(uri, name, ["complete", "pruned", "failed"])
     assert [run.run_id for run in last[:2]] == [run.run_id for run in first]
