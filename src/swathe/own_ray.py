@@ -1,16 +1,19 @@
 """A Ray of a sweep's own on this machine, without the processes that a sweep has no use for.
 
 `ray.init` starts an autoscaler, a log monitor and a dashboard's server also where there is nothing to scale, no log to
-be sent and no dashboard, one after the other, and then looks once a second whether its raylet is there. On two cores
-that is half of what it takes until the first trial, and another second at the end, which is that of these processes.
+be sent and no dashboard, one after the other, and then looks once a second whether its raylet is there; which in turn
+waits for two agents that import three seconds of Python (see `ray_agent`). On two cores that is most of what it takes
+until the first trial, and another second at the end, which is that of these processes.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 # How often it is asked whether the raylet is there, and how long before it is left to Ray (seconds).
@@ -18,6 +21,10 @@ _LOOK_SECONDS, _PATIENCE_SECONDS = 0.02, 20.0
 # Ray waits a second where a socket is not there at the first look; ten seconds in all, as it does.
 _CONNECTING = {"RAY_raylet_client_connect_timeout_milliseconds": "20", "RAY_raylet_client_num_connect_attempts": "500"}
 _UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
+# Ray's names for its agents, and the function that makes the beginning of the command of each Python process of it.
+_AGENTS = frozenset({"dashboard_agent", "runtime_env_agent"})
+_COMMAND = "_build_python_executable_command_memory_profileable"
+_AGENT = Path(__file__).with_name("ray_agent.py")
 
 
 @contextmanager
@@ -39,11 +46,25 @@ def started_lean() -> Iterator[None]:
                 stack.enter_context(patch.object(node.Node, name, _nothing))
         if (get_node := getattr(services, "get_node", None)) is not None:
             stack.enter_context(patch.object(services, "get_node", _soon(get_node)))
+        if (command := getattr(services, _COMMAND, None)) is not None and hasattr(os, "fork"):
+            stack.enter_context(patch.object(services, _COMMAND, _with_small_agents(command)))
         yield
 
 
 def _nothing(self: object, *words: object, **named: object) -> None:
     """Start nothing."""
+
+
+def _with_small_agents(command: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """Return the function that makes commands, in which Ray's agents are what we put in their place."""
+
+    def made(component: str, *words: Any, **named: Any) -> list[str]:
+        if component in _AGENTS:
+            # Alone, without site-packages: nothing of them is imported, and looking for them takes time.
+            return [sys.executable, "-I", "-S", str(_AGENT)]
+        return command(component, *words, **named)
+
+    return made
 
 
 def _soon(get_node: Callable[[str, str], Any]) -> Callable[[str, str], Any]:

@@ -15,27 +15,50 @@ from swathe.own_ray import started_lean
 from tests.integration import swathes
 
 SCRIPT = """
-import json, logging, os, ray
+import glob, json, logging, os, ray
 from ray._private import node, services, worker
 from swathe.own_ray import started_lean
 
 names = ["start_monitor", "start_log_monitor", "start_api_server"]
-before = [getattr(node.Node, name) for name in names] + [services.get_node]
+command = "_build_python_executable_command_memory_profileable"
+before = [getattr(node.Node, name) for name in names] + [services.get_node, getattr(services, command)]
 with started_lean():
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-after = [getattr(node.Node, name) for name in names] + [services.get_node]
+after = [getattr(node.Node, name) for name in names] + [services.get_node, getattr(services, command)]
 
 @ray.remote
 def double(number):
     return 2 * number, os.getpid()
 
+@ray.remote(runtime_env={"env_vars": {"SAID": "so"}})
+def said():
+    return os.environ["SAID"], os.getpid()
+
+def agents():
+    # By the raylet: what it has started beside its workers.
+    [raylet] = [one.process.pid for one in worker._global_node.all_processes["raylet"]]
+    lines = {}
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            if int(open(path).read().rpartition(")")[2].split()[1]) == raylet:
+                lines[int(path.split("/")[2])] = open(path.replace("stat", "cmdline")).read()
+        except OSError:
+            pass
+    return {pid: line for pid, line in lines.items() if "agent" in line}
+
 answer, worker_pid = ray.get(double.remote(21))
+small = agents()
+heard, other_pid = ray.get(said.remote())
+# Both at once, by the agent that is there now.
+twice = ray.get([said.options(runtime_env={"env_vars": {"SAID": word}}).remote() for word in ("a", "b")])
 started = {name: [one.process.pid for one in every] for name, every in worker._global_node.all_processes.items()}
 found = {
     "processes": sorted(started),
     "answer": answer,
     "untouched": all(one is other for one, other in zip(before, after)),
-    "pids": [worker_pid, *(pid for pids in started.values() for pid in pids)],
+    "small": list(small.values()),
+    "heard": [heard, *(word for word, _ in twice)],
+    "pids": [worker_pid, other_pid, *small, *agents(), *(pid for pids in started.values() for pid in pids)],
 }
 ray.shutdown()
 print(json.dumps(found))
@@ -56,6 +79,9 @@ def test_it_has_no_process_without_a_use_and_leaves_none(tmp_path: Path) -> None
     found = json.loads(done.stdout)
     assert set(found["processes"]) <= {"gcs_server", "raylet", "reaper"}
     assert found["answer"] == 42
+    assert len(found["small"]) == 2
+    assert all("ray_agent.py" in line for line in found["small"]), "neither agent of Ray's own runs"
+    assert found["heard"] == ["so", "a", "b"], "what needs an agent has one"
     assert found["untouched"]
     deadline = time.monotonic() + 60
     while alive := [pid for pid in found["pids"] if Path(f"/proc/{pid}").exists()]:
@@ -66,6 +92,7 @@ def test_it_has_no_process_without_a_use_and_leaves_none(tmp_path: Path) -> None
 def test_a_ray_with_other_internals_starts_as_it_always_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(node.Node, "start_monitor")
     monkeypatch.delattr(services, "get_node")
+    monkeypatch.delattr(services, "_build_python_executable_command_memory_profileable")
     api_server = node.Node.start_api_server
     with started_lean():
         assert not hasattr(node.Node, "start_monitor")

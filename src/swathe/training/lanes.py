@@ -156,6 +156,10 @@ class LaneBlock:
         # One lane more, which no trial gets, has the end of every tensor.
         narrow = any(rows % WHOLE_ROWS for rows in self._passes())
         self._spare = 1 if narrow and not self.compiled and not self._on_gpu else 0
+        # Uncompiled, one matrix times a vector is other code than several of them at once, on some CPUs (MKL's, seen on
+        # AMD's): a network that has a matrix of one row or column is computed in two lanes where one trains.
+        vectors = any(len(shape) == 2 and 1 in shape for shape in self._network.parameters.shapes)
+        self._fewest = 2 if vectors and not self.compiled and not self._on_gpu else 1
         self._permutations = streams.Permutations(ahead=self._on_gpu)
         # Those that train, each by its row in the stack, and those that are finished.
         self._live: list[Lane] = []
@@ -166,7 +170,7 @@ class LaneBlock:
         if lanes < 1:
             raise bad_value("lanes", lanes, "an integer, at least 1")
         self._capacity = lanes
-        self._stack: Stack = self._network.new_stack(lanes + self._spare)
+        self._stack: Stack = self._network.new_stack(max(lanes + self._spare, self._fewest))
         self._graphs = CudaGraphs() if self._on_gpu else None
         # Of a GPU's steps; not looked for yet.
         self._widths: list[int] = []
@@ -527,7 +531,7 @@ class LaneBlock:
     def _spares(self, live: int) -> int:
         """Return how many lanes a step of so many live ones computes beyond them."""
         if not self._on_gpu:
-            return self._spare
+            return max(self._spare, self._fewest - live)
         return next(width for width in self._equal_widths() if width >= live) - live
 
     def _equal_widths(self) -> list[int]:
