@@ -1,9 +1,11 @@
 # What a fresh checkout can do. Every target sets itself up; nothing is installed twice.
 BIN := .venv/bin
-# Two files at a time: tests that wait for Ray, MLflow or a browser leave the machine to the others.
+# Two files at a time: tests that wait for Ray, MLflow or a browser leave the machine to the others. The slow ones wait
+# for a third of their time, for kills and restarts above all.
 BOTH := -n 2 --dist loadfile
+THREE := -n 3 --dist loadfile
 
-.PHONY: help quickstart serve stack setup system-packages test test-slow test-all lint docs format bench bench-quality bench-more profiles book results simulate chaos clean
+.PHONY: help quickstart serve stack setup system-packages test test-slow test-all lint docs format bench bench-quality bench-more profiles book results simulate fuzz chaos clean
 
 help:
 	@echo "make quickstart  install into .venv, run the quickstart sweep on real data, show the result"
@@ -17,6 +19,7 @@ help:
 	@echo "make bench-more  what no target asks for: lanes, health, storage, resume, faults, the service (some 45 minutes)"
 	@echo "make results     the ready sweeps that test a claim (some fifteen minutes); writes docs/results/"
 	@echo "make simulate    simulated sweeps with faults, 1,000 of them (N=10000: as many as you like)"
+	@echo "make fuzz        damaged configs and command lines, 1,000 kinds (N=12000: as many as you like)"
 	@echo "make chaos       real sweeps on real Ray, PostgreSQL and MLflow with a killer about, 10 kills (N=200: more)"
 	@echo "make clean       remove caches and build outputs; .venv and .swathe stay"
 
@@ -39,7 +42,7 @@ test: setup system-packages
 	$(BIN)/python -m pytest -m "not slow" $(BOTH)
 
 test-slow: setup system-packages
-	$(BIN)/python -m pytest -m slow $(BOTH)
+	$(BIN)/python -m pytest -m slow $(THREE)
 
 test-all: test test-slow
 
@@ -111,6 +114,9 @@ results: setup
 # How many simulated sweeps, and how many kills in real ones.
 KILLS := $(or $(N),10)
 N ?= 1000
+
+fuzz: setup
+	SWATHE_FUZZ_KINDS=$(N) $(BIN)/python -m pytest -m slow tests/fuzz
 
 simulate: setup
 	$(BIN)/python -m tests.simulation $(N)

@@ -457,17 +457,14 @@ def test_a_regression_is_its_solo_run(cache: Path, tmp_path: Path) -> None:
     assert_close(ours, solo_history(recipe, cache))
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_trial_that_is_left_alone_keeps_its_bits_where_a_layer_has_one_unit(
-    cache: Path, tmp_path: Path, *, compiled: bool
-) -> None:
+def test_a_trial_that_is_left_alone_keeps_its_bits_where_a_layer_has_one_unit(cache: Path, tmp_path: Path) -> None:
     rows = [(x / 50 - 1, (x * 7 % 100) / 50 - 1) for x in range(400)]
     (tmp_path / "t.csv").write_text("a,b,y\n" + "".join(f"{a},{b},{2 * a - b + 3}\n" for a, b in rows))
     data = {"name": "csv", "path": str(tmp_path / "t.csv"), "target": "y", "task": "regression"}
     recipe = recipe_from_config({"data": data, "model": {"hidden": [64]}, "batch_size": 64, "epochs": 3})
     histories = []
     for lanes in (1, 3):
-        block = block_of(recipe, lanes, cache, compiled=compiled)
+        block = block_of(recipe, lanes, cache)
         for tag in range(lanes):
             # The others of the block are over before it.
             block.admit(recipe if tag == 0 else replace(recipe, epochs=tag, seed=tag), tag)
