@@ -20,7 +20,8 @@ from swathe.seen import Sight
 if TYPE_CHECKING:
     from swathe.study import PastTrial
 
-_CONSTRAINTS = "constraints"
+# The attribute in which Optuna keeps a trial's constraints (optuna/samplers/_base.py).
+CONSTRAINTS = "constraints"
 FROM_OPTUNA = {
     optuna.trial.TrialState.WAITING: TrialState.WAITING,
     optuna.trial.TrialState.RUNNING: TrialState.RUNNING,
@@ -152,10 +153,10 @@ def _seen(members: Sequence[FrozenTrial], repetition: Repetition, direction: Dir
     if state is TrialState.COMPLETE:
         seen._values = [repetition.value([trial.values[0] for trial in members], direction)]
         seen.datetime_complete = max(one.datetime_complete for one in members if one.datetime_complete is not None)
-    violations = [one.system_attrs[_CONSTRAINTS] for one in members if _CONSTRAINTS in one.system_attrs]
+    violations = [one.system_attrs[CONSTRAINTS] for one in members if CONSTRAINTS in one.system_attrs]
     if violations:
         worst = [max(each) for each in zip(*violations, strict=True)]
-        seen._system_attrs = {**members[0].system_attrs, _CONSTRAINTS: worst}
+        seen._system_attrs = {**members[0].system_attrs, CONSTRAINTS: worst}
     return seen
 
 

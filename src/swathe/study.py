@@ -34,7 +34,7 @@ from swathe.enqueued import ENQUEUED, Point
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import Direction, Proposal, Proposed, TrialState, Value
 from swathe.journal import Journal, JournalReader
-from swathe.points import FROM_OPTUNA, TO_OPTUNA
+from swathe.points import CONSTRAINTS, FROM_OPTUNA, TO_OPTUNA
 from swathe.pruners import Rungs
 from swathe.repetition import Repetition
 from swathe.samplers import SearchSpace, suggest_from
@@ -43,8 +43,6 @@ JOURNAL = "journal.log"
 CONNECT_SECONDS = 5
 # The study's attribute that has what its driver says of its session.
 SESSION = "session"
-# The attribute in which Optuna keeps a trial's constraints (optuna/samplers/_base.py).
-_CONSTRAINTS = "constraints"
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +276,7 @@ class Study:
             for key, attr in attrs.items():
                 self._storage.set_trial_user_attr(trial_id, key, attr)
             if constraints:
-                self._storage.set_trial_system_attr(trial_id, _CONSTRAINTS, list(constraints.values()))
+                self._storage.set_trial_system_attr(trial_id, CONSTRAINTS, list(constraints.values()))
             self._storage.set_trial_state_values(trial_id, TO_OPTUNA[state], kept)
 
     def note(self, trial: int, key: str, value: Value) -> None:

@@ -153,13 +153,14 @@ class LaneBlock:
         self._network = self._program.network
         self._constants = self._network.augment.constants(self._data, device, dtype)
         self._on_gpu = torch.device(device).type == "cuda"
+        # Torch's own code on a CPU is other code in two cases.
+        by_torch = not self.compiled and not self._on_gpu
         # One lane more, which no trial gets, has the end of every tensor.
-        narrow = any(rows % WHOLE_ROWS for rows in self._passes())
-        self._spare = 1 if narrow and not self.compiled and not self._on_gpu else 0
-        # Uncompiled, one matrix times a vector is other code than several of them at once, on some CPUs (MKL's, seen on
-        # AMD's): a network that has a matrix of one row or column is computed in two lanes where one trains.
+        self._spare = int(by_torch and any(rows % WHOLE_ROWS for rows in self._passes()))
+        # One matrix times a vector is not computed as several at once are, on some CPUs (by MKL, seen on AMD's):
+        # a network that has a matrix of one row or column is computed in two lanes where one trains.
         vectors = any(len(shape) == 2 and 1 in shape for shape in self._network.parameters.shapes)
-        self._fewest = 2 if vectors and not self.compiled and not self._on_gpu else 1
+        self._fewest = 2 if by_torch and vectors else 1
         self._permutations = streams.Permutations(ahead=self._on_gpu)
         # Those that train, each by its row in the stack, and those that are finished.
         self._live: list[Lane] = []
