@@ -10,6 +10,9 @@ from hypothesis import settings
 # Before anything imports torch or NumPy: the machine's cores are for the processes that the tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray's workers have niceness 15 otherwise: beside two tests that compute they get some three percent of a core, and one
+# step of training takes a minute.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 # How fast a machine is must not decide whether a test passes.
 settings.register_profile("swathe", deadline=None)
