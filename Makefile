@@ -1,9 +1,8 @@
 # What a fresh checkout can do. Every target sets itself up; nothing is installed twice.
 BIN := .venv/bin
-# Two files at a time: tests that wait for Ray, MLflow or a browser leave the machine to the others. The slow ones wait
-# for a third of their time, for kills and restarts above all.
+# Two files at a time: tests that wait for Ray, MLflow or a browser leave the machine to the others. Three at a time take
+# longer on two cores, though the slow ones wait for a third of their time.
 BOTH := -n 2 --dist loadfile
-THREE := -n 3 --dist loadfile
 
 .PHONY: help quickstart serve stack setup system-packages test test-slow test-all lint docs format bench bench-quality bench-more profiles book results simulate fuzz chaos clean
 
@@ -42,7 +41,7 @@ test: setup system-packages
 	$(BIN)/python -m pytest -m "not slow" $(BOTH)
 
 test-slow: setup system-packages
-	$(BIN)/python -m pytest -m slow $(THREE)
+	$(BIN)/python -m pytest -m slow $(BOTH)
 
 test-all: test test-slow
 
