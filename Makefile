@@ -70,9 +70,9 @@ bench: setup
 	$(BIN)/python benchmarks/recording.py          # 6
 	$(BIN)/python benchmarks/raw.py                # 2
 	$(BIN)/python benchmarks/fashion_mnist.py      # 8
-	$(BIN)/python benchmarks/overhead.py           # 13
+	$(BIN)/python benchmarks/overhead.py           # 8
 	$(BIN)/python benchmarks/sleeping.py           # 12
-	$(BIN)/python benchmarks/sizes.py              # 14
+	$(BIN)/python benchmarks/sizes.py              # 9
 	$(BIN)/python benchmarks/others/compare.py     # 15
 	$(BIN)/python benchmarks/digits.py             # 19
 	$(MAKE) book
