@@ -1,6 +1,6 @@
 """What a trial costs that does nothing: ten reports, pruning and MLflow on, Swathe beside Ray Tune.
 
-    python benchmarks/overhead.py                               # medians of five, the tools in turn; some 13 minutes
+    python benchmarks/overhead.py                               # medians of five, the tools in turn; some 8 minutes
     python benchmarks/overhead.py --trials 20 40 --repeat 1     # a quick look, which writes no results
 
 Both are timed as whole commands, from the start of the process to its end with everything in MLflow (SQLite, a new

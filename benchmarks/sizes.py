@@ -1,6 +1,6 @@
 """Cost against size: 100, 1,000 and 10,000 trials, each trial's wall time, its driver's CPU time, and memory.
 
-    python benchmarks/sizes.py                            # medians of five, of three for the largest; some 14 minutes
+    python benchmarks/sizes.py                            # medians of five, of three for the largest; some 9 minutes
     python benchmarks/sizes.py --trials 10 20 --repeat 1  # a quick look, which writes no results
 
 Two sweeps, with everything in MLflow: trials that do nothing but report ten times (benchmarks/noop.yaml, with ASHA),

@@ -406,6 +406,23 @@ def test_a_search_is_launched_once_a_seed() -> None:
 # Charts and pages.
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.5, 2000.0, ["1", "10", "100", "1000"]),
+        (1.8, 17.4, ["2", "5", "10"]),
+        (689.0, 1265.0, ["800", "1000", "1200"]),
+    ],
+)
+def test_an_axis_in_logarithms_has_numbers_however_short_it_is(low: float, high: float, ticks: list[str]) -> None:
+    series = charts.Series("", {0.0: Interval(low, low, low, 1), 1.0: Interval(high, high, high, 1)})
+    drawn = ElementTree.fromstring(
+        charts.svg(charts.Chart("", charts.Axis("", names=["a", "b"]), charts.Axis("", log=True), [series]))
+    )
+    texts = [element.text for element in drawn.iter() if element.tag.endswith("text")]
+    assert [text for text in texts if text and text.replace(".", "").isdigit()] == ticks
+
+
 def test_a_chart_leaves_out_what_its_axis_cannot_show() -> None:
     points = {1.0: Interval(0.5, -0.1, 1.1, 5), 10.0: Interval(math.nan, math.nan, math.nan, 5)}
     axes = charts.Axis("a < b", log=True), charts.Axis("loss", log=True)
