@@ -1,12 +1,13 @@
 """Where a driver's time goes: a whole command of Swathe under cProfile, as a small table in docs/profiles.
 
-    python benchmarks/profile_run.py digits launch benchmarks/digits.yaml --quiet
+    python benchmarks/profile_run.py --warm lanes.compile=always digits launch benchmarks/digits.yaml --quiet
     python benchmarks/profile_run.py --calls 40 noop launch benchmarks/noop.yaml --quiet sweep.trials=2000
     python benchmarks/profile_run.py --folder /tmp/profiles quick launch quickstart    # kept elsewhere
 
 Only the driver's main thread is seen: workers and the recorder are processes of their own. cProfile makes calls slower
 (some by half), so that shares count and seconds do not. The command runs in a home of its own, whose caches one launch
-with the same words has filled.
+with the same words has filled, and with those of --warm: lanes are compiled beside their training otherwise, which a
+short sweep does not wait for.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=CALLS, help="rows of the table")
     parser.add_argument("--folder", type=Path, default=ROOT / "docs" / "profiles")
+    parser.add_argument("--warm", action="append", default=[], help="a word more for the launch that fills the caches")
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("name")
     parser.add_argument("words", nargs=argparse.REMAINDER)
@@ -101,8 +103,8 @@ def main() -> None:
         home, stats = Path(made) / "home", Path(made) / "stats"
         environment = os.environ | QUIET | {"SWATHE_HOME": str(home)}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-        command = [sys.executable, __file__, "--drive", str(stats), options.name, *options.words]
-        for _ in range(2):
+        for more in (options.warm, []):
+            command = [sys.executable, __file__, "--drive", str(stats), options.name, *options.words, *more]
             forget(home)
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
             if done.returncode:
