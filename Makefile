@@ -100,6 +100,7 @@ bench-more: setup
 # Where the driver's time goes while a target is missed: docs/profiles/.
 profiles: setup
 	$(BIN)/python benchmarks/profile_run.py --warm lanes.compile=always digits launch benchmarks/digits.yaml --quiet
+	$(BIN)/python benchmarks/profile_run.py --warm lanes.compile=always fashion_mnist launch benchmarks/fashion_mnist.yaml --quiet
 	$(BIN)/python benchmarks/profile_run.py noop launch benchmarks/noop.yaml --quiet sweep.trials=2000
 	$(MAKE) book
 

@@ -14,7 +14,8 @@ LEFT, RIGHT, TOP, BOTTOM = 70, 190, 34, 60
 # Okabe & Ito's colours, which people with colour blindness tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#a6761d", "#7570b3")
 TEXT = "#222222"
-FEWEST_TICKS = 3
+# On an axis in logarithms.
+FEWEST_TICKS, MOST_TICKS = 3, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +70,12 @@ class _Scale:
             return [(float(index), name) for index, name in enumerate(self.axis.names)]
         if self.axis.log:
             powers = range(math.floor(self.low), math.ceil(self.high) + 1)
-            every = max(1, math.ceil(len(powers) / 8))
             # Between the powers, too, where there are few; an axis of less than that has steps of one size.
             for factors in ((1,), (1, 2, 5)):
-                values = [factor * 10.0**power for power in powers[::every] for factor in factors]
+                values = [factor * 10.0**power for power in powers for factor in factors]
                 shown = [value for value in values if self.low - 1e-9 <= math.log10(value) <= self.high + 1e-9]
                 if len(shown) >= FEWEST_TICKS:
-                    return [(value, f"{value:g}") for value in shown]
+                    return [(value, f"{value:g}") for value in shown[:: math.ceil(len(shown) / MOST_TICKS)]]
             return _steps(10.0**self.low, 10.0**self.high)
         return _steps(self.low, self.high)
 

@@ -21,7 +21,7 @@ EVERY = "checkpoints.seconds=1e-6"
 LANES = """
 defaults: [/model: mlp, /data: digits, /optim: adam, /sampler: random, /pruner: none, _self_]
 model: {hidden: [32]}
-epochs: 200
+epochs: 400
 sweep: {name: long, trials: 4, space: {optim.lr: "tag(log, interval(1e-4, 1e-2))"}}
 """
 
