@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from swathe import faults
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import WorkerLost, WorkerReady
-from swathe.own_ray import started_lean
+from swathe.own_ray import Daemons, started_lean
 from swathe.worker import (
     Emitted,
     InlineChannel,
@@ -44,8 +44,8 @@ PoolEvent = Emitted | WorkerReady | WorkerLost
 MAX_FAILED_STARTS = 3
 # How long a Ray cluster may take to accept a connection (seconds).
 CONNECT_SECONDS = 5.0
-# How often a cluster's head is looked for, and how long it may be away (seconds): it may be started again, and Ray
-# itself ends this process after a minute without one, whatever it does.
+# How often it is looked whether Ray lives, and how long a cluster's head may be away (seconds): it may be started
+# again, and Ray itself ends this process after a minute without one, whatever it does.
 LOOK_SECONDS, HEAD_SECONDS = 3.0, 20.0
 # Ray keeps what workers print in files of at most this size (bytes), and of each the one before it.
 LOG_BYTES = 8 << 20
@@ -194,7 +194,9 @@ class RayPool:
         self._started = 0
         self._failed_starts = 0
         self._gpus = 0.0
-        # Where the head of somebody else's cluster is, when it was looked for, and since when it is away.
+        # The daemons of a Ray of our own, or where the head of somebody else's cluster is; when it was looked for them,
+        # and since when one of them is away.
+        self._daemons: Daemons | None = None
         self._head: tuple[str, int] | None = None
         self._looked = 0.0
         self._away: float | None = None
@@ -233,7 +235,9 @@ class RayPool:
         # Ray prints errors of its daemons (a worker that died) on the terminal, whatever log_to_driver says: what they
         # mean for a trial, the user reads in the trial's state.
         ray._private.worker._worker_logs_enabled = False
-        if self._plan.address is not None and not self._plan.address.startswith("ray://"):
+        if self._plan.address is None:
+            self._daemons = Daemons()
+        elif not self._plan.address.startswith("ray://"):
             host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
             self._head = host.strip("[]"), int(port)
         self._spread(ray.cluster_resources())
@@ -307,7 +311,7 @@ class RayPool:
                 self._watch(name, "exchange", member.actor.exchange.remote(turn, messages))
 
     def poll(self, timeout: float) -> list[PoolEvent]:
-        self._look_for_head()
+        self._look_for_ray()
         events: list[PoolEvent] = []
         try:
             events += self._take(*self._done.get(timeout=timeout))
@@ -316,14 +320,21 @@ class RayPool:
         except queue.Empty:
             return events
 
-    def _look_for_head(self) -> None:
-        """Give up on a cluster whose head is gone; raises `SwatheError`."""
+    def _look_for_ray(self) -> None:
+        """Give up on a Ray that is gone; raises `SwatheError`."""
         now = time.monotonic()
-        if self._head is None or now - self._looked < LOOK_SECONDS:
+        if now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
+        if self._daemons is not None and (dead := self._daemons.dead()):
+            self._away = self._away or now
+            raise SwatheError(f"The Ray of this sweep has died ({dead}); the same command goes on with another.")
+        if self._head is not None:
+            self._look_for_head(self._head, now)
+
+    def _look_for_head(self, head: tuple[str, int], now: float) -> None:
         try:
-            socket.create_connection(self._head, timeout=CONNECT_SECONDS).close()
+            socket.create_connection(head, timeout=CONNECT_SECONDS).close()
             self._away = None
         except OSError as error:
             self._away = self._away or now
@@ -336,10 +347,10 @@ class RayPool:
     def _wait_for_head(self) -> None:
         """Wait for a head that is away: what is asked of Ray without one does not come back."""
         self._looked = 0.0
-        self._look_for_head()
+        self._look_for_ray()
         while self._away is not None:
             time.sleep(LOOK_SECONDS)
-            self._look_for_head()
+            self._look_for_ray()
 
     def _take(self, name: str, what: str, done: Any) -> list[PoolEvent]:
         member = self._members.get(name)
@@ -391,6 +402,9 @@ class RayPool:
         if self._away is None:
             for member in self._members.values():
                 ray.kill(member.actor)
+            ray.shutdown()
+        elif self._daemons is not None:
+            self._daemons.end()
             ray.shutdown()
         # Else Ray would wait for its head until it ends this process, and the workers have gone with it.
         self._members.clear()

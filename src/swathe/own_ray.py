@@ -9,9 +9,10 @@ until the first trial, and another second at the end, which is that of these pro
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 _LOOK_SECONDS, _PATIENCE_SECONDS = 0.02, 20.0
 # Ray waits a second where a socket is not there at the first look; ten seconds in all, as it does.
 _CONNECTING = {"RAY_raylet_client_connect_timeout_milliseconds": "20", "RAY_raylet_client_num_connect_attempts": "500"}
+_DAEMONS = frozenset({"gcs_server", "raylet"})
 _UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
 # Ray's names for its agents, and the function that makes the beginning of the command of each Python process of it.
 _AGENTS = frozenset({"dashboard_agent", "runtime_env_agent"})
@@ -49,6 +51,34 @@ def started_lean() -> Iterator[None]:
         if (command := getattr(services, _COMMAND, None)) is not None and hasattr(os, "fork"):
             stack.enter_context(patch.object(services, _COMMAND, _with_small_agents(command)))
         yield
+
+
+class Daemons:
+    """The daemons of the Ray that this process has started: without one of them what is asked of Ray just waits."""
+
+    def __init__(self) -> None:
+        from ray._private import worker
+
+        # Ray's own internals: where a version of it has others, it is as if the daemons never died.
+        there: Mapping[str, list[Any]] = getattr(getattr(worker, "_global_node", None), "all_processes", {})
+        self._processes: dict[str, subprocess.Popen[bytes]] = {
+            name: one.process for name, every in there.items() for one in every if name in _DAEMONS
+        }
+
+    def dead(self) -> str:
+        """Return which of them has died, and how; empty while all of them live."""
+        for name, process in self._processes.items():
+            code = process.poll()
+            if code is not None:
+                how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+                return f"{name}: {how}"
+        return ""
+
+    def end(self) -> None:
+        """End those that are left, and with them the workers, which a Ray without its head would leave alone."""
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
 
 
 def _nothing(self: object, *words: object, **named: object) -> None:

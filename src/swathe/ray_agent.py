@@ -77,15 +77,25 @@ def _hand_on(listener: socket.socket, said: dict[str, str], agent: int) -> None:
     """Hand all connections on to the agent, as long as it lives."""
     import threading
 
-    path = _file(said, _PORT)
-    while not os.path.exists(path) and os.getppid() == agent:
-        time.sleep(_SOON_SECONDS)
     while _wait(listener, agent):
         asking, _ = listener.accept()
-        with open(path) as file:
-            answering = socket.create_connection((said["node-ip-address"], int(file.read())))
+        answering = _reach(said, agent)
+        if answering is None:
+            return
         for source, target in ((asking, answering), (answering, asking)):
             threading.Thread(target=_pump, args=(source, target), daemon=True).start()
+
+
+def _reach(said: dict[str, str], agent: int) -> "socket.socket | None":
+    """Connect to the agent, as soon as it listens: it says its port before; None: it has gone."""
+    while os.getppid() == agent:
+        try:
+            with open(_file(said, _PORT)) as file:
+                return socket.create_connection((said["node-ip-address"], int(file.read())))
+        except (OSError, ValueError):
+            # Not yet there, not yet whole, or nobody listens there yet.
+            time.sleep(_SOON_SECONDS)
+    return None
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:

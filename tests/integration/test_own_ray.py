@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from ray._private import node, services
 
+from swathe import ray_agent
 from swathe.own_ray import started_lean
 from tests.integration import swathes
 
@@ -87,6 +90,42 @@ def test_it_has_no_process_without_a_use_and_leaves_none(tmp_path: Path) -> None
     while alive := [pid for pid in found["pids"] if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("daemon", ["raylet", "gcs_server"])
+def test_a_sweep_whose_ray_dies_says_so_and_goes_on_with_another(tmp_path: Path, daemon: str) -> None:
+    words = "launch", swathes.write_function_sweep(tmp_path, "ends_its_ray", trials=6)
+    (tmp_path / f"kill-{daemon}").touch()
+    ended = swathes.run(tmp_path, *words)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert ended.stderr.strip().splitlines()[-1] == (
+        f"swathe: The Ray of this sweep has died ({daemon}: killed by signal 9); the same command goes on with another."
+    )
+    swathes.succeed(tmp_path, *words)
+    status = swathes.read(tmp_path, "status", "f")
+    assert status["counts"]["complete"] == 6
+
+
+def test_what_is_asked_of_an_agent_waits_until_it_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own agent says its port before it listens there, and what has said it may not be on the disk yet."""
+    said = {"session-dir": str(tmp_path), "node-id": "n", "node-ip-address": "127.0.0.1"}
+    agent = socket.socket()
+    agent.bind(("127.0.0.1", 0))
+    port = tmp_path / "runtime_env_agent_port_n"
+    steps = [port.touch, lambda: port.write_text(str(agent.getsockname()[1])), agent.listen]
+    monkeypatch.setattr(ray_agent.time, "sleep", lambda seconds: steps.pop(0)())
+    answering = ray_agent._reach(said, os.getppid())
+    assert answering is not None
+    assert not steps
+    accepted, _ = agent.accept()
+    for one in (answering, accepted, agent):
+        one.close()
+
+
+def test_an_agent_that_has_gone_is_not_waited_for(tmp_path: Path) -> None:
+    said = {"session-dir": str(tmp_path), "node-id": "n", "node-ip-address": "127.0.0.1"}
+    assert ray_agent._reach(said, 0) is None
 
 
 def test_a_ray_with_other_internals_starts_as_it_always_does(monkeypatch: pytest.MonkeyPatch) -> None:
