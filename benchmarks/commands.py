@@ -120,26 +120,23 @@ def compare(
     peers: Mapping[str, Callable[[], dict[str, Any]]],
     repeats: int,
     *overrides: str,
-    at_most: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Run Swathe and each peer in turn, `repeats` times over; returns medians of each, with all their seconds.
 
     Swathe runs before and after each peer: a moment in which the machine is slow, which is little of a peer's minutes,
-    must not be all of Swathe's seconds. `at_most`: peers that are so slow that they run less often.
+    must not be all of Swathe's seconds.
     """
-    limits = at_most or {}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("swathe", *peers)}
 
     def ours() -> None:
         forget(home)
         runs["swathe"].append(run_swathe(work, home, *overrides))
 
-    for turn in range(repeats):
+    for _ in range(repeats):
         ours()
         for name, run in peers.items():
-            if turn < limits.get(name, repeats):
-                runs[name].append(run())
-                ours()
+            runs[name].append(run())
+            ours()
     return {name: summary(rows) for name, rows in runs.items()}
 
 

@@ -1,6 +1,6 @@
 """Cost against size: 100, 1,000 and 10,000 trials, each trial's wall time, its driver's CPU time, and memory.
 
-    python benchmarks/sizes.py                            # medians of five, of three for the largest; some 9 minutes
+    python benchmarks/sizes.py                            # medians of five; some 14 minutes
     python benchmarks/sizes.py --trials 10 20 --repeat 1  # a quick look, which writes no results
 
 Two sweeps, with everything in MLflow: trials that do nothing but report ten times (benchmarks/noop.yaml, with ASHA),
@@ -34,8 +34,6 @@ from benchmarks.spread import figure, said  # noqa: E402
 
 SIZES = (100, 1_000, 10_000)
 SWEEPS = {"noop": "noop.yaml", "digits": "memory.yaml"}
-# Runs of the largest size, and of Ray Tune.
-LARGEST_REPEATS = 3
 LOOK_SECONDS = 0.25
 PEER = "Ray Tune, actors reused, MLflow"
 
@@ -151,14 +149,11 @@ def main() -> None:
         for kind, home in homes.items():
             # The first launch prepares data and programs.
             measure(kind, sizes[0], home)
-        for turn in range(options.repeat):
+        for _ in range(options.repeat):
             for size in sizes:
-                if size == SIZES[-1] and turn >= LARGEST_REPEATS:
-                    continue
                 for kind, home in homes.items():
                     runs.setdefault((kind, size), []).append(measure(kind, size, home))
-            if turn < LARGEST_REPEATS:
-                peers.append(overhead.measure("recorded", sizes[0]))
+            peers.append(overhead.measure("recorded", sizes[0]))
     rows = [row(kind, size, found) for (kind, size), found in sorted(runs.items())]
     content = {
         "what": __doc__.splitlines()[0],

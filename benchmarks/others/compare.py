@@ -1,12 +1,11 @@
 """Swathe beside Optuna alone, hydra-optuna-sweeper and Syne Tune: 200 trials of digits, and 200 that do nothing.
 
-    python benchmarks/others/compare.py                          # medians of five, in turns; some 15 minutes
+    python benchmarks/others/compare.py                          # medians of five, in turns; some 22 minutes
     python benchmarks/others/compare.py --trials 4 --repeat 1    # a quick look, which writes no results
     python benchmarks/others/compare.py --only swathe threads    # some of the tools
 
 Whole commands, from the start of the process to its end, without pruning. All train the very same 200 points, network
 (64-128-10, batch 64, fused AdamW, 20 epochs) and prepared data, in two processes or threads of one thread each.
-hydra-optuna-sweeper and Syne Tune run three times.
 
 * Optuna 5 with `n_jobs` threads, study in memory; and as processes that share a journal file. Each loss is reported.
 * hydra-optuna-sweeper 1.3.0 (Optuna 2.10, in an environment of its own) with its joblib launcher. All trials are one
@@ -39,8 +38,6 @@ TRIALS, EPOCHS = 200, 20
 KINDS = ("digits", "noop")
 # Of the trials, Syne Tune runs one in so many.
 SYNE_TUNE_SHARE = 10
-# How often tools run that take long.
-SLOW, SLOW_REPEATS = ("hydra", "syne_tune"), 3
 HERE = ROOT / "benchmarks" / "others"
 ENVIRONMENT = QUIET | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 NAMES = {
@@ -145,7 +142,7 @@ def main() -> None:
         home = Path(made) / "home"
         commands.warm(digits.WORK, home)
         dataset = load(Data("digits"), home / "data")
-        for turn in range(options.repeat):
+        for _ in range(options.repeat):
             for kind in KINDS:
                 tools: dict[str, Run] = {
                     "swathe": swathe(kind, home),
@@ -154,8 +151,7 @@ def main() -> None:
                     "hydra": hydra,
                     "syne_tune": syne_tune,
                 }
-                skipped = SLOW if turn >= SLOW_REPEATS else ()
-                chosen = {name: run for name, run in tools.items() if name in options.only and name not in skipped}
+                chosen = {name: run for name, run in tools.items() if name in options.only}
                 for name, seconds in measure(chosen, dataset, kind, options.trials, options.epochs).items():
                     runs[kind].setdefault(name, []).append(seconds)
     figures = {}
