@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -206,6 +207,15 @@ def _tune(connection: Any, record: object) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
 
 
+def new_id() -> str:
+    """Return a new id as MLflow has them, 32 hexadecimal digits: a UUID of version 7 (RFC 9562).
+
+    It begins with the time, in ms. Rows that are written together are thus beside each other in the indexes of all
+    tables, and a batch of runs touches few pages of a large database, where those of random ids would be all over it.
+    """
+    return f"{time.time_ns() // 1_000_000:012x}7{uuid.uuid4().hex[13:]}"
+
+
 def is_refusal(error: Exception) -> bool:
     """Whether MLflow will say the same next time; everything else is worth another try."""
     if isinstance(error, MlflowException):
@@ -269,7 +279,7 @@ class DatabaseRuns:
         return []
 
     def _write(self, changes: Sequence[RunChange]) -> None:
-        ids = [change.run_id or uuid.uuid4().hex for change in changes]
+        ids = [change.run_id or new_id() for change in changes]
         pairs = list(zip(ids, changes, strict=True))
         datasets = dict(self._dataset_ids)
         with self._engine.begin() as connection:
@@ -349,7 +359,7 @@ class DatabaseRuns:
             known[dataset] = self._dataset_id(connection, *dataset)
         rows = [
             {
-                "input_uuid": uuid.uuid4().hex,
+                "input_uuid": new_id(),
                 "source_type": "DATASET",
                 "source_id": known[c.dataset],
                 "destination_type": "RUN",
