@@ -84,21 +84,26 @@ def _overhead(content: Mapping[str, Any]) -> dict[str, Any]:
 def _gpu(content: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if sweeps := content.get("sweeps"):
-        ours = [sweeps["swathe"]["trial_epochs_per_second"]]
+        ours = _rates(sweeps["swathe"])
         for key, word in (("gpu-process", "one process"), ("gpu-mps", "MPS"), ("gpu-share", "share")):
             for form, row in sweeps["ray_tune"].items():
                 if word in form:
-                    rate = [row["trial_epochs_per_second"]]
                     found[key] = figure(
-                        "trial-epochs a second", ours, rate, f"{RAY_TUNE}, {form}", sweeps.get("note", "")
+                        "trial-epochs a second", ours, _rates(row), f"{RAY_TUNE}, {form}", sweeps.get("note", "")
                     )
     if steps := content.get("steps"):
         best = min(steps["by_lanes"], key=lambda row: float(row["compiled"]))
-        rate = [1 / best["compiled"]], [1 / steps["memory_us"]]
+        turns = best.get("compiled_all", [best["compiled"]]), steps.get("memory_us_all", [steps["memory_us"]])
+        rate = [[1 / us for us in every] for every in turns]
         limit = f"the limit is {steps['memory_us']:.2f} us"
         note = f"{best['compiled']:.2f} us a step of one of {best['lanes']} lanes, {limit}"
         found["gpu-memory"] = figure("steps a us", *rate, "the memory's limit", note)
     return found
+
+
+def _rates(row: Mapping[str, Any]) -> list[float]:
+    # Files of one run have no list of them.
+    return list(row.get("all_trial_epochs_per_second", [row["trial_epochs_per_second"]]))
 
 
 def ratio(found: Mapping[str, Any], *, rate: bool) -> dict[str, float] | None:

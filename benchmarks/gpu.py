@@ -1,7 +1,8 @@
 """Lanes on one GPU: Fashion-MNIST with 784-128-10, trial-epochs a second beside processes that share the GPU.
 
-    python benchmarks/gpu.py                 # some five minutes on an H100
-    python benchmarks/gpu.py --device cpu --trials 4 --epochs 1    # a rehearsal where there is none; writes no results
+    python benchmarks/gpu.py                 # medians of five, in turns; some 15 minutes on an H100
+    python benchmarks/gpu.py --repeat 1      # some five minutes: what a shorter loan of a machine allows
+    python benchmarks/gpu.py --device cpu --trials 4 --epochs 1 --peers 2 --repeat 1    # a rehearsal; writes no results
 
 First the program alone: microseconds of one step of one lane over the number of lanes, beside the bare products and
 AdamW's pass (as benchmarks/lanes.py has them) and beside the time that the memory needs for what a step must move: the
@@ -62,7 +63,8 @@ def lane_steps(device: str, cache: Path) -> dict[str, Any]:
     module = build(recipe(0).model, features, *shapes).to(device)
     parameters = sum(one.numel() for one in module.parameters())
     moved = 4 * (PASSES * parameters + WORK.batch * features)
-    rate = _copy_rate(device)
+    rates = _copy_rates(device)
+    rate = median(rates)
     traffic = round(1e6 * moved / rate, 3)
     print(f"A copy moves {rate / 1e12:.2f} TB/s; a step of a lane must move {moved / 1e6:.2f} MB: {traffic:.2f} us")
     print(f"{'K':>4} {'eager':>9} {'compiled':>9} {'bare':>9}   us a lane-step; share of the memory's limit")
@@ -73,7 +75,8 @@ def lane_steps(device: str, cache: Path) -> dict[str, Any]:
             block = LaneBlock(recipe(0), count, device, cache, compiled=program == "compiled")
             for tag in range(count):
                 block.admit(recipe(tag), tag)
-            row[program] = _us(block.step_to_time(), device, count)
+            turns = _turns(block.step_to_time(), device, count)
+            row |= {program: round(median(turns), 3), f"{program}_all": turns}
             notes = block.note, "" if block._graphs is None else block._graphs.note
             row |= {f"{program}_note": note for note in notes if note}
         parts = {name: _us(run, device, count) for name, run in lanes.limits(module, dataset, count, 1, device)}
@@ -84,40 +87,63 @@ def lane_steps(device: str, cache: Path) -> dict[str, Any]:
         rows.append(row)
         words = " ".join(f"{row[name]:>9.2f}" for name in ("eager", "compiled", "bare"))
         print(f"{count:>4} {words}   {row['share_of_memory_limit']:.0%}", flush=True)
-    return {"copy_bytes_per_second": rate, "bytes_per_lane_step": moved, "memory_us": traffic, "by_lanes": rows}
+    return {
+        "copy_bytes_per_second": rate,
+        "bytes_per_lane_step": moved,
+        "memory_us": traffic,
+        "memory_us_all": [round(1e6 * moved / one, 3) for one in rates],
+        "by_lanes": rows,
+    }
 
 
-def sweeps(device: str, folder: Path, trials: int, epochs: int, peers: int) -> Iterator[dict[str, Any]]:
-    """Run whole sweeps of both tools; yields what is known after each, and prints a line for it."""
+def sweeps(device: str, folder: Path, trials: int, epochs: int, peers: int, repeats: int) -> Iterator[dict[str, Any]]:
+    """Run whole sweeps of both tools in turns; yields what is known after each, and prints a line for it."""
     home = folder / "home"
     began = time.perf_counter()
     commands.warm(WORK, home, device)
     print(f"The sweep that fills the caches: {time.perf_counter() - began:.1f} s", flush=True)
-    size = WORK.small(trials, epochs)
-    ours = _rated(size, lambda work: commands.run_swathe(work, home, "sweep.name=gpu", device=device))
-    _say("Swathe, recorded", ours, ours)
-    forms: dict[str, dict[str, Any]] = {}
-    yield {"swathe": ours, "ray_tune": forms}
+    ours: list[dict[str, Any]] = []
+    forms: dict[str, list[dict[str, Any]]] = {}
 
-    def add(form: str, count: int, workers: int) -> None:
+    def swathe(work: commands.Work) -> dict[str, Any]:
+        commands.forget(home)
+        return commands.run_swathe(work, home, "sweep.name=gpu", device=device)
+
+    def add(form: str, count: int, workers: int) -> dict[str, Any]:
         share = 1 / workers if device == "cuda" else 0.0
-        forms[form] = _rated(
+        row = _rated(
             WORK.small(count, epochs),
             lambda work: commands.run_peer(work, home / "data", record=False, workers=workers, gpu=share),
         )
-        _say(f"Ray Tune, {form}", forms[form], ours)
+        forms.setdefault(form, []).append(row)
+        _say(f"Ray Tune, {form}", row, ours[-1])
+        return known()
+
+    def known() -> dict[str, Any]:
+        return {"swathe": _summary(ours), "ray_tune": {form: _summary(rows) for form, rows in forms.items()}}
 
     cores = commands.CORES
-    add("one process a trial", max(2, peers // 8), 1)
-    yield {"swathe": ours, "ray_tune": forms}
-    with commands.mps() as reason:
-        if reason:
-            print(f"MPS is left out: {reason}.", flush=True)
-        else:
-            add(f"{cores} processes under MPS", peers, cores)
-            yield {"swathe": ours, "ray_tune": forms}
-    add(f"{cores} processes that share it", peers, cores)
-    yield {"swathe": ours, "ray_tune": forms}
+    for _ in range(repeats):
+        ours.append(_rated(WORK.small(trials, epochs), swathe))
+        _say("Swathe, recorded", ours[-1], ours[-1])
+        yield known()
+        yield add("one process a trial", max(2, peers // 8), 1)
+        with commands.mps() as reason:
+            if reason:
+                print(f"MPS is left out: {reason}.", flush=True)
+            else:
+                yield add(f"{cores} processes under MPS", peers, cores)
+        yield add(f"{cores} processes that share it", peers, cores)
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the medians of a tool's runs, with all its rates."""
+    rates = [row["trial_epochs_per_second"] for row in rows]
+    return {
+        **commands.summary(rows),
+        "trial_epochs_per_second": round(median(rates), 3),
+        "all_trial_epochs_per_second": rates,
+    }
 
 
 def _rated(work: commands.Work, run: Callable[[commands.Work], dict[str, Any]]) -> dict[str, Any]:
@@ -137,15 +163,20 @@ def _say(name: str, row: dict[str, Any], ours: dict[str, Any]) -> None:
     )
 
 
-def _copy_rate(device: str) -> float:
-    """Return bytes a second of a copy, those that are read and those that are written."""
+def _copy_rates(device: str) -> list[float]:
+    """Return bytes a second of a copy, those that are read and those that are written, of some turns."""
     source = torch.empty(COPIED // 4, device=device)
     target = torch.empty_like(source)
-    return 2 * COPIED / (_us(lambda: target.copy_(source), device, 1) / 1e6)
+    return [2 * COPIED / (us / 1e6) for us in _turns(lambda: target.copy_(source), device, 1)]
 
 
 def _us(run: Callable[[], object], device: str, count: int) -> float:
     """Return microseconds of a call for each of `count` lanes: the median of some turns."""
+    return round(median(_turns(run, device, count)), 3)
+
+
+def _turns(run: Callable[[], object], device: str, count: int) -> list[float]:
+    """Return microseconds of a call for each of `count` lanes, of some turns."""
     turns = []
     steps = STEPS if device == "cuda" else 3
     for _ in range(4):
@@ -156,8 +187,8 @@ def _us(run: Callable[[], object], device: str, count: int) -> float:
         for _ in range(steps):
             run()
         lanes._synchronise(device)
-        turns.append(1e6 * (time.perf_counter() - began) / steps / count)
-    return round(median(turns), 3)
+        turns.append(round(1e6 * (time.perf_counter() - began) / steps / count, 3))
+    return turns
 
 
 def main() -> None:
@@ -166,6 +197,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=256, help="of Swathe's sweep")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--peers", type=int, default=32, help="trials of the sweeps of Ray Tune with many processes")
+    parser.add_argument("--repeat", type=int, default=commands.REPEATS, metavar="N", help="of each sweep")
     parser.add_argument("--only", choices=("steps", "sweeps"), help="one of the two parts; the results keep the other")
     parser.add_argument("--folder", type=Path, help="where sweeps and caches stay; else they are thrown away")
     options = parser.parse_args()
@@ -183,7 +215,8 @@ def main() -> None:
             content["steps"] = lane_steps(options.device, folder / "home" / "data")
             _keep(content)
         if options.only != "steps":
-            for found in sweeps(options.device, folder, options.trials, options.epochs, options.peers):
+            sizes = options.trials, options.epochs, options.peers
+            for found in sweeps(options.device, folder, *sizes, options.repeat):
                 content["sweeps"] = found
                 _keep(content)
     if gpu is None:
