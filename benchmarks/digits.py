@@ -5,7 +5,7 @@
 
 The network is 64-128-10, batch 64, AdamW, a log-uniform learning rate. Ray Tune runs with its MLflow callback and,
 faster, without any record; Swathe records in both comparisons. 1,000 trials with pruning are Swathe's alone. Ray Tune
-with its callback takes over four minutes a run, which is most of what this takes.
+with its callback takes some four minutes a run, which is most of what this takes.
 """
 
 from __future__ import annotations

@@ -57,41 +57,6 @@ def dies_once(params: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _daemons() -> dict[str, int]:
-    """Return the process numbers of the sweep's own Ray: of the raylet, whose child this worker is, and its head."""
-    raylet = os.getppid()
-    driver = _stat(raylet)[1]
-    head = next(int(one.name) for one in Path("/proc").iterdir() if one.name.isdigit() and _is_head(one, driver))
-    return {"raylet": raylet, "gcs_server": head}
-
-
-def _stat(pid: int) -> list[int]:
-    """Return of a process what follows its state in /proc: first its parent; itself is put in front."""
-    return [pid, *map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1:])]
-
-
-def _is_head(folder: Path, driver: int) -> bool:
-    try:
-        return folder.joinpath("comm").read_text() == "gcs_server\n" and _stat(int(folder.name))[1] == driver
-    except OSError:
-        return False  # It has ended meanwhile.
-
-
-def ends_its_ray(params: Any) -> None:
-    """Report twice, then kill the daemon of Ray whose name is the marker's, but only the first time."""
-    for step in (1, 2):
-        swathe.report(val_loss=params.x / step, step=step)
-    marker = Path(params.marker)
-    try:
-        wanted = next(marker.parent.glob("kill-*"))
-        wanted.rename(marker)
-    except StopIteration:
-        quick_from(params, 3)
-        return
-    os.kill(_daemons()[wanted.name.removeprefix("kill-")], signal.SIGKILL)
-    time.sleep(600)  # Ray ends this worker, or the sweep does.
-
-
 def quick_from(params: Any, first: int) -> None:
     for step in range(first, STEPS + 1):
         if swathe.report(val_loss=params.x / step, step=step):

@@ -15,6 +15,7 @@ from ray._private import node, services
 
 from swathe import ray_agent
 from swathe.own_ray import started_lean
+from tests.chaos import processes
 from tests.integration import swathes
 
 SCRIPT = """
@@ -95,13 +96,18 @@ def test_it_has_no_process_without_a_use_and_leaves_none(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("daemon", ["raylet", "gcs_server"])
 def test_a_sweep_whose_ray_dies_says_so_and_goes_on_with_another(tmp_path: Path, daemon: str) -> None:
-    words = "launch", swathes.write_function_sweep(tmp_path, "ends_its_ray", trials=6)
-    (tmp_path / f"kill-{daemon}").touch()
-    ended = swathes.run(tmp_path, *words)
-    assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert ended.stderr.strip().splitlines()[-1] == (
+    words = "launch", swathes.write_function_sweep(tmp_path, "waits", trials=6)
+    driver = swathes.start(tmp_path, *words)
+    log = tmp_path / ".swathe" / "sweeps" / "f" / "sweep.log"
+    # From now on trials are in the middle of their work until the marker is there.
+    processes.wait_until(lambda: log.exists() and log.read_text().count(" complete ") == 3, "three trials' end")
+    below = processes.descendants([driver.pid])
+    processes.kill(*(pid for pid in below if Path(processes.title(pid).partition(" ")[0]).name == daemon))
+    assert driver.wait(120) == 1
+    assert (tmp_path / "output.txt").read_text().splitlines()[-1] == (
         f"swathe: The Ray of this sweep has died ({daemon}: killed by signal 9); the same command goes on with another."
     )
+    (tmp_path / "marker").touch()
     swathes.succeed(tmp_path, *words)
     status = swathes.read(tmp_path, "status", "f")
     assert status["counts"]["complete"] == 6
