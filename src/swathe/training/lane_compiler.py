@@ -190,6 +190,8 @@ def _environment() -> dict[str, str]:
 
 def _compile(geometry: Geometry, folder: Path) -> None:
     torch.set_num_threads(geometry.threads)
+    if geometry.device == "cpu":
+        _look_at_cpu()
     # Beside its place, so that it is there as a whole or not at all.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="making-") as made:
         work, ready = Path(made) / "work", Path(made) / "ready"
@@ -206,6 +208,16 @@ def _compile(geometry: Geometry, folder: Path) -> None:
             if inputs[0].fake_mode.shape_env.replacements:
                 raise RuntimeError("its code depends on the number of lanes")
         ready.rename(folder)
+
+
+def _look_at_cpu() -> None:
+    """Let Inductor find the instructions of this CPU while it uses the folder that it keeps for all that it makes.
+
+    It does so by six trial programs, which take it some eight seconds, and a program's own folder would not have them.
+    """
+    from torch._inductor.cpu_vec_isa import valid_vec_isa_list
+
+    valid_vec_isa_list()
 
 
 def _compile_library(graph: Any, inputs: list[Any], library: Path, geometry: Geometry) -> None:
