@@ -61,6 +61,13 @@ NAMES = {
 }
 TASKS = {"digits": "digits, 64-128-10", "fashion_mnist": "Fashion-MNIST, 784-128-10", "cnn": "digits, a small CNN"}
 
+OWN_MODELS = {
+    "own_module": "a network by its `_target_`",
+    "own_function": "a function that reports",
+    "lightning": "a Lightning fit with a callback",
+    "hugging_face": "Hugging Face's Trainer with a callback",
+}
+
 
 def other(kind: str, name: str) -> Line:
     what = "digits, 200 trials x 20 epochs" if kind == "digits" else "200 trials that do nothing"
@@ -235,5 +242,10 @@ FURTHER = (
             *(Line(f"{size:,} trials", "sizes", f"size-digits-{size}") for size in (100, 1_000, 10_000)),
             Line("trials 9,001 to 10,000 beside 1,001 to 2,000", "sizes", "late-digits"),
         ),
+    ),
+    Row(
+        "Your own model: the first result",
+        "one trial, from the command on, without any record or cache; the clone and the set-up before it once",
+        tuple(Line(words, "own_models", f"own-{example}") for example, words in OWN_MODELS.items()),
     ),
 )
