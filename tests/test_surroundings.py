@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Sequence
@@ -66,6 +67,29 @@ def test_random_generators_begin_with_the_seed() -> None:
         random.random()
     assert drawn[0] == drawn[1]
     assert drawn[0][2] == float(torch.rand(1, generator=torch.Generator().manual_seed(7)))
+
+
+FIRST = """
+import random, sys
+from swathe.surroundings import kept
+assert not {"numpy", "torch"} & sys.modules.keys()
+finders = list(sys.meta_path)
+with kept(7):
+    before = random.random()
+    import torch, numpy
+    print(before, random.random(), numpy.random.rand(), float(torch.rand(1)))
+    torch.set_default_dtype(torch.float64)
+assert torch.get_default_dtype() == torch.float32
+assert sys.meta_path == finders
+"""
+
+
+def test_what_a_trial_is_the_first_to_import_has_its_seed_and_is_put_back() -> None:
+    with kept(7):
+        expected = random.random(), random.random(), np.random.rand(), float(torch.rand(1))
+    # In a new process, as all of it is imported in this one.
+    done = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(one) for one in expected]
 
 
 def test_a_seed_may_be_any_integer() -> None:

@@ -6,6 +6,7 @@ Not everything can be: what a function did to other modules' objects, or to what
 from __future__ import annotations
 
 import gc
+import importlib.util
 import locale
 import multiprocessing
 import os
@@ -17,6 +18,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 
@@ -133,12 +137,18 @@ def kept(seed: int) -> Iterator[None]:
     streams = (sys.stdin, sys.stdout, sys.stderr)
     files = [_duplicate(number) for number in range(3)]
     before = [(setting, setting.read()) for setting in _SETTINGS if _applies(setting)]
-    _seed(seed)
+    late = _Late(seed, before)
+    for name, seeding in _SEEDINGS.items():
+        if name in sys.modules:
+            seeding(seed)
+    sys.meta_path.insert(0, late)
     try:
         yield
     finally:
         if os.getpid() != process:
             os._exit(0)
+        with suppress(ValueError):
+            sys.meta_path.remove(late)
         for number, copy in enumerate(files):
             _restore_file(number, copy)
         _set_streams(streams)
@@ -159,17 +169,56 @@ def _restore(setting: _Setting, value: Any) -> None:
         setting.write(value)
 
 
-def _seed(seed: int) -> None:
-    """Seed the generators of Python, NumPy and PyTorch, of these two as far as they are imported by now."""
-    random.seed(seed)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed % 2**32)
-    if "torch" in sys.modules:
-        torch = _torch()
-        # What torch.manual_seed does, less the other accelerators, whose part of it takes a millisecond.
-        torch.default_generator.manual_seed(seed % 2**63)
-        if torch.version.cuda is not None:
-            torch.cuda.manual_seed_all(seed % 2**63)
+def _seed_numpy(seed: int) -> None:
+    sys.modules["numpy"].random.seed(seed % 2**32)
+
+
+def _seed_torch(seed: int) -> None:
+    torch = _torch()
+    # What torch.manual_seed does, less the other accelerators, whose part of it takes a millisecond.
+    torch.default_generator.manual_seed(seed % 2**63)
+    if torch.version.cuda is not None:
+        torch.cuda.manual_seed_all(seed % 2**63)
+
+
+# Python's own generator is always there.
+_SEEDINGS: dict[str, Callable[[int], None]] = {"random": random.seed, "numpy": _seed_numpy, "torch": _seed_torch}
+
+
+class _Late(MetaPathFinder):
+    """Seeds NumPy and PyTorch as soon as they are imported, where a trial is the first of its process to do so.
+
+    What they are set to then is put back at the trial's end, too.
+    """
+
+    def __init__(self, seed: int, before: list[tuple[_Setting, Any]]) -> None:
+        self._seed = seed
+        self._before = before
+        self._awaited = {name for name in _SEEDINGS if name not in sys.modules}
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return what the others find, to be seeded after it is imported; None for all that has no generator."""
+        if fullname not in self._awaited:
+            return None
+        self._awaited.discard(fullname)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            self._follow(fullname, spec.loader)
+        return spec
+
+    def _follow(self, name: str, loader: Any) -> None:
+        execute = loader.exec_module
+
+        def followed(module: ModuleType) -> None:
+            drawn = random.getstate()
+            execute(module)
+            # The import may draw, and the trial's numbers must not depend on who was the first to import.
+            random.setstate(drawn)
+            _SEEDINGS[name](self._seed)
+            self._before += [(setting, setting.read()) for setting in _SETTINGS if setting.needs == name]
+
+        # A loader is its module's own, and must stay what it is: others ask it for more than this.
+        loader.exec_module = followed
 
 
 def _duplicate(number: int) -> int | None:
