@@ -399,15 +399,17 @@ class RayPool:
     def close(self) -> None:
         import ray
 
+        # Who is interrupted here comes back: to kill an actor once more, after the shutdown, would start Ray anew.
+        members = [*self._members.values()]
+        self._members.clear()
         if self._away is None:
-            for member in self._members.values():
+            for member in members:
                 ray.kill(member.actor)
             ray.shutdown()
         elif self._daemons is not None:
             self._daemons.end()
             ray.shutdown()
         # Else Ray would wait for its head until it ends this process, and the workers have gone with it.
-        self._members.clear()
         shutil.rmtree(self._faults, ignore_errors=True)
 
 

@@ -159,6 +159,11 @@ class SweepFolder:
             return None
         return None
 
+    def refuse_while_driven(self) -> None:
+        """Raise `BadInputError` where somebody drives the sweep now, whose files are not to be replaced."""
+        if (driver := self.driver()) is not None:
+            raise BadInputError(f"Sweep {self.name!r} is being run {describe_driver(driver)}.")
+
     def ask_to_stop(self) -> str:
         """Ask the sweep's driver to stop; return what was done. Raises `BadInputError` where nobody drives it."""
         driver = self.driver()

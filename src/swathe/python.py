@@ -136,8 +136,10 @@ class Sweep:
         assert callable(self._sweep)
         own = plain_name(getattr(self._sweep, "__name__", "")) or "function"
         name = self._name or own
-        # The name is checked before it names a folder.
-        folder = home.path / "functions" / home.sweep(name).name
+        # The name is checked before it names a folder, and workers of a running sweep may yet read what is there.
+        sweep = home.sweep(name)
+        sweep.refuse_while_driven()
+        folder = home.path / "functions" / sweep.name
         # As with a function of a module, its code is no part of what makes two sweeps the same.
         path = folder / "function.pkl"
         write_aside(path, pack(self._sweep, "The function"))

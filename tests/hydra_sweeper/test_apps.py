@@ -72,6 +72,14 @@ def test_the_sweeper_costs_an_app_nothing_until_it_is_used() -> None:
         (["hydra.sweeper.custom_search_space=no.such"], "hydra.sweeper.custom_search_space: 'no.such' is not allowed"),
         (["x=interval(2.0,1.0)"], "x: 'interval(2.0,1.0)' is not allowed"),
         (["hydra/sweeper/sampler=grid", "x=interval(0.0,1.0)"], "sampler.name: 'grid' is not allowed"),
+        (["hydra.sweeper.sampler=tpe"], "hydra.sweeper.sampler: 'tpe' is not allowed; allowed: a sampler's config"),
+        (["hydra.sweeper.sampler.seed=a"], "hydra.sweeper.sampler.seed: 'a' is not allowed; allowed: an integer"),
+        (["hydra.sweeper.study_name=../../a"], "hydra.sweeper.study_name: '../../a' is not allowed; allowed: letters"),
+        (["hydra.sweep.dir=app.py"], "hydra.sweep.dir: 'app.py' is not allowed; allowed: a folder that can be made"),
+        (
+            ["hydra.sweeper.custom_search_space=app.main"],
+            "hydra.sweeper.custom_search_space: 'main' is not allowed (TypeError: ",
+        ),
     ],
 )
 @pytest.mark.slow
@@ -81,6 +89,27 @@ def test_what_is_refused_is_one_sentence(tmp_path: Path, words: list[str], sente
     assert len(said.strip().splitlines()) == 1, said
     assert sentence in said
     assert not (folder / ".swathe" / "sweeps").exists(), "nothing was launched"
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_with_its_own_app_and_a_refused_launch_changes_nothing(tmp_path: Path) -> None:
+    folder = copied("sphere", tmp_path)
+    words = ("hydra.sweeper.study_name=one", "hydra.sweeper.cluster.kind=inline")
+    run(folder, "app.py", *words, "hydra.sweeper.n_trials=2")
+    config = folder / "configs" / "config.yaml"
+    before = config.read_text()
+    config.write_text(before + "more: 1\n")
+    said = run(folder, "app.py", *words, "hydra.sweeper.n_trials=3", code=2)
+    assert "hydra.sweeper.study_name: 'one' is not allowed; allowed: a name that is not taken" in said
+    assert said.count("swathe: ") == 1
+    config.write_text(before)
+    assert "Identical" in swathes.succeed(folder, "reproduce", "one")
+    with Home(folder / ".swathe").sweep("one").drive():
+        files = {path: path.stat().st_mtime_ns for path in (folder / ".swathe" / "hydra").rglob("*")}
+        said = run(folder, "app.py", *words, "hydra.sweeper.n_trials=4", code=2)
+        assert f"swathe: Sweep 'one' is being run by process {os.getpid()}" in said
+        assert {path: path.stat().st_mtime_ns for path in files} == files
+    assert "all 3 trials are done" in run(folder, "app.py", *words, "hydra.sweeper.n_trials=3")
 
 
 @pytest.mark.slow

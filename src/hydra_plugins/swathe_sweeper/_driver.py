@@ -11,10 +11,11 @@ from pathlib import Path
 from rich.console import Console
 
 from hydra_plugins.swathe_sweeper._space import AppSpace
-from hydra_plugins.swathe_sweeper._sweep import Handed
+from hydra_plugins.swathe_sweeper._sweep import Handed, as_study_name
 from swathe import runtime
 from swathe.cli import run_command
 from swathe.config import ComposedSweep, compose_sweep
+from swathe.errors import BadInputError
 from swathe.events import Config, Value
 from swathe.home import open_home
 from swathe.output import EXIT_FAILED, EXIT_INTERRUPTED
@@ -51,7 +52,10 @@ def drive(folder: Path) -> int:
     space = unpack(handed.space_file)
     assert isinstance(space, AppSpace)
     composed = compose_sweep(str(handed.sweep_file), ())
-    plan = runtime.prepare(composed, Space({}), home, os.environ.get("SWATHE_COMMAND", ""))
+    try:
+        plan = runtime.prepare(composed, Space({}), home, os.environ.get("SWATHE_COMMAND", ""))
+    except BadInputError as error:
+        raise as_study_name(error) from None
     plan = replace(plan, space=space, composer=AppComposer(composed, space))
     check(plan, home.data)
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())

@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from hydra.errors import HydraException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from swathe.errors import BadInputError, bad_value
+from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import Value
 from swathe.samplers import Suggest
 from swathe.space import Parameter, Space
@@ -60,8 +60,22 @@ class AppSpace(Space):
         """Draw one point; see `swathe.space.Space.sample`."""
         params = {name: suggest(name, parameter.distribution) for name, parameter in self.parameters.items()}
         if self.extend is not None:
-            self.extend(self.config, _Trial(params, suggest))
+            self._extend(_Trial(params, suggest))
         return params
+
+    def _extend(self, trial: _Trial) -> None:
+        assert self.extend is not None
+        try:
+            self.extend(self.config, trial)
+        except SwatheError:
+            raise
+        except Exception as error:  # Whatever the app's function raises.
+            words = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+            raise BadInputError(
+                f"hydra.sweeper.custom_search_space: {getattr(self.extend, '__name__', 'it')!r} is not allowed "
+                f"({words}); allowed: a function that draws with trial.suggest_float, suggest_int and "
+                "suggest_categorical."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -158,12 +172,12 @@ def _choices(key: str, text: str, elements: Iterable[Any]) -> Parameter:
 
 def _range(sweep: RangeSweep) -> BaseDistribution:
     """Return a range with its stop in it, where the steps meet it: hydra-optuna-sweeper has it so, unlike Hydra."""
-    start, stop, step = sweep.start, sweep.stop, sweep.step
+    start, stop, step, log = sweep.start, sweep.stop, sweep.step, "log" in sweep.tags
     if start is None or stop is None:
         raise ValueError("a range needs both of its ends")
     if all(isinstance(number, int) for number in (start, stop, step)):
-        return IntDistribution(int(start), int(stop), step=int(step))
-    return FloatDistribution(float(start), float(stop), step=float(step))
+        return IntDistribution(int(start), int(stop), log=log, step=int(step))
+    return FloatDistribution(float(start), float(stop), log=log, step=float(step))
 
 
 def _interval(sweep: IntervalSweep) -> BaseDistribution:

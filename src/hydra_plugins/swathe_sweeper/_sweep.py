@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import os
@@ -30,8 +31,9 @@ from hydra_plugins.swathe_sweeper._space import AppSpace, Extender, Search, read
 from swathe.analysis import front_of, winner_of
 from swathe.errors import BadInputError, SwatheError, bad_value
 from swathe.events import TrialState, Value
-from swathe.home import Home, open_home, plain_name
+from swathe.home import Home, SweepFolder, open_home, plain_name
 from swathe.objectives import MOST_OBJECTIVES, Goal, goal_of
+from swathe.output import EXIT_BAD_INPUT
 from swathe.pickled import pack
 from swathe.space import ends
 from swathe.study import PastTrial, Study
@@ -44,6 +46,8 @@ _TRIED = 40
 _OWN_NAMES = {"nsgaii": "nsga2"}
 # The metric under which an app's numbers are reported, whatever they are.
 METRIC = "objective"
+# The key that names a sweep here.
+STUDY_NAME = "hydra.sweeper.study_name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +98,53 @@ def _run(options: Mapping[str, Any], arguments: Sequence[str], app: App) -> None
     search = read(_plain(options.get("params")), _plain(options.get("search_space")), arguments)
     extend = _extender(options.get("custom_search_space"))
     _try(app, search)
+    space = AppSpace.of(search, extend, _of_app(app.config))
+    # The app's own function draws once, too, before Ray starts.
+    space.sample(lambda _, distribution: ends(distribution)[0])
     home = open_home(create=True)
     name = _name(options, app)
-    handed = Handed(home.path / "hydra" / name)
+    # Workers of a running sweep read the files that are handed over; a launch that is refused must not replace them.
+    _folder(name, home).refuse_while_driven()
+    # A study goes on with the app's config that it began with: with another one, neither its files nor it are touched.
+    handed = Handed(home.path / "hydra" / name / _digest(_of_app(app.config)))
     body = _body(options, name, search, handed, app)
-    app.sweep_dir.mkdir(parents=True, exist_ok=True)
+    _make_sweep_dir(app.sweep_dir)
     OmegaConf.save(app.config, app.sweep_dir / "multirun.yaml")
-    _hand_over(app, AppSpace.of(search, extend, _of_app(app.config)), body, handed)
+    _hand_over(app, space, body, handed)
     code = _drive(handed, home)
+    if code < 0:
+        raise _killed(-code)
+    if code == EXIT_BAD_INPUT:
+        # The driver has said why.
+        raise SystemExit(code)
     history = _history(name, home, options)
     _check_failures(history, options)
     if code != 0:
         raise SystemExit(code)
     _write_results(history, goal_of(body["sweep"]), app.sweep_dir)
+
+
+def _folder(name: str, home: Home) -> SweepFolder:
+    try:
+        return home.sweep(name)
+    except BadInputError as error:
+        raise as_study_name(error) from None
+
+
+def as_study_name(error: BadInputError) -> BadInputError:
+    """Return what is said of `sweep.name` in the words of who names a study."""
+    return BadInputError(str(error).replace("sweep.name", STUDY_NAME))
+
+
+def _make_sweep_dir(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise bad_value("hydra.sweep.dir", str(folder), f"a folder that can be made ({error.strerror})") from error
+
+
+def _killed(number: int) -> SwatheError:
+    return SwatheError(f"The sweep's driver was killed by signal {number}; the same command goes on.")
 
 
 def _plain(value: Any) -> Any:
@@ -125,6 +163,10 @@ def _of_app(config: DictConfig) -> DictConfig:
     OmegaConf.set_struct(copy, False)
     del copy["hydra"]
     return copy
+
+
+def _digest(config: DictConfig) -> str:
+    return hashlib.sha256(OmegaConf.to_yaml(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _extender(path: str | None) -> Extender | None:
@@ -166,7 +208,7 @@ def _name(options: Mapping[str, Any], app: App) -> str:
 
 def _body(options: Mapping[str, Any], name: str, search: Search, handed: Handed, app: App) -> dict[str, Any]:
     """Return the sweep as one of Swathe's own files has it."""
-    sampler, seed = _sampler(_plain(options.get("sampler")) or {})
+    sampler, seed = _sampler(_plain(options.get("sampler")))
     pruner = _given(options.get("pruner")) or {"name": "none"}
     rate = options.get("max_failure_rate", 0.0)
     if not isinstance(rate, int | float) or not 0 <= rate <= 1:
@@ -230,16 +272,21 @@ def _direction(given: Any) -> str | list[str]:
     return words[0] if len(words) == 1 else words
 
 
-def _sampler(given: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+def _sampler(given: Any) -> tuple[dict[str, Any], int | None]:
     """Return Swathe's options for a sampler that is named by Optuna's class, and the seed that it is given."""
+    if not isinstance(given, Mapping):
+        choices = ", ".join(f"hydra/sweeper/sampler={name}" for name in SAMPLERS)
+        raise bad_value("hydra.sweeper.sampler", given, f"a sampler's config, as these name one: {choices}")
     target = str(given.get("_target_"))
     names = {theirs: ours for ours, theirs in SAMPLERS.items()}
     if target not in names:
         raise bad_value("hydra.sweeper.sampler", target, ", ".join(SAMPLERS))
     seed = given.get("seed")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise bad_value("hydra.sweeper.sampler.seed", seed, "an integer")
     name = names[target]
     options = _given({key: given.get(key) for key in OPTIONS.get(name, ())})
-    return {"name": _OWN_NAMES.get(name, name), **options}, None if seed is None else int(seed)
+    return {"name": _OWN_NAMES.get(name, name), **options}, seed
 
 
 # Handing over.
@@ -292,7 +339,7 @@ def _check_failures(history: Sequence[PastTrial], options: Mapping[str, Any]) ->
     failed = [past for past in over if past.state is TrialState.FAILED]
     rate = options.get("max_failure_rate", 0.0)
     if failed and len(failed) / len(over) > rate:
-        reason = str(failed[-1].attrs.get("reason", "no reason is known"))
+        reason = str(failed[-1].attrs.get("reason", "no reason is known")).rstrip(".")
         raise SwatheError(
             f"{len(failed)} of {len(over)} trials failed, more than hydra.sweeper.max_failure_rate={rate} allows; "
             f"trial {failed[-1].number}: {reason}."
