@@ -92,6 +92,18 @@ def test_a_swapped_group_leaves_the_files_options_behind(sweep: str) -> None:
     assert compose_sweep("quickstart", ["pruner=median"]).pruner["name"] == "median"
 
 
+def test_a_group_s_option_may_be_plain_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = "defaults: [/data: wine, /sampler: gp, /pruner: none, _self_]\n"
+    rest = "sweep: {name: s, space: {optim.lr: 'interval(0.1, 1)'}}\n"
+    (tmp_path / "listed.yaml").write_text(listed + rest)
+    (tmp_path / "text.yaml").write_text("data: wine\nsampler: gp\npruner: none\n" + rest)
+    (tmp_path / "both.yaml").write_text("defaults: [/sampler: gp, _self_]\ndata: wine\npruner: none\n" + rest)
+    listed_so, *others = (compose_sweep(f"{name}.yaml", ()).values for name in ("listed", "text", "both"))
+    assert others == [listed_so, listed_so]
+    assert compose_sweep("text.yaml", ["sampler=random"]).sampler["name"] == "random"
+
+
 def test_a_function_has_parameters_and_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(
@@ -179,6 +191,8 @@ def test_bad_overrides_are_refused_in_one_sentence(sweep: str, overrides: list[s
         ("sweep: {space: {optim.lr: 0.1}}\n", ["bad.yaml", "sweep.space.optim.lr", "a search"]),
         ("sweep: {space: 3}\n", ["bad.yaml", "sweep.space"]),
         ("a: 1\na: 2\n", ["bad.yaml", "line 2"]),
+        ("sampler: bayes\n", ["bad.yaml: sampler", "'bayes'", "gp, ", "or a mapping"]),
+        ("defaults: [/sampler: gp, _self_]\nsampler: tpe\n", ["bad.yaml: sampler", "'tpe'", "named once"]),
     ],
 )
 def test_bad_files_are_refused_in_one_sentence(

@@ -65,6 +65,16 @@ def test_points_to_try_have_the_parameters_own_names(folder: Path) -> None:
         swathe.Sweep(train, *INLINE, enqueue=[{"x": 2}], name="other", **options).run()
 
 
+def test_why_trials_failed(folder: Path) -> None:
+    def train(params: Any) -> None:
+        raise ValueError(f"<{params.x > 0}>")
+
+    options: dict[str, Any] = {"params": {"x": 0.5}, "space": {"x": "interval(0.1, 1.0)"}, "trials": 3}
+    result = swathe.Sweep(train, *INLINE, "sweep.max_failures=9", name="fails", **options).run(quiet=True)
+    assert result.failures == [("ValueError: <True>", 3)]
+    assert "<div>3 failed: ValueError: &lt;True&gt;</div>" in result._repr_html_()
+
+
 def test_a_sweep_s_file(folder: Path) -> None:
     swathes.write_function_sweep(folder, "quick", trials=3)
     result = swathe.Sweep("f.yaml", *INLINE).run(quiet=True)

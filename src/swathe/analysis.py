@@ -27,6 +27,8 @@ from swathe.study import PastTrial, Study
 from swathe.tracking import shown
 
 _HIGHER_IS_BETTER = re.compile(r"acc|auc|f1|precision|recall|r2|reward|score|examples_per_second")
+# Numbers of complete trials that a refusal names, at most.
+_SHOWN_NUMBERS = 8
 # Metrics of a sweep's own run that say how full its lanes are, by the names that `swathe status` has for them.
 _LANES = {
     "live": "lanes_live",
@@ -391,7 +393,9 @@ def _complete(history: Sequence[PastTrial], number: int) -> PastTrial:
     """Return a complete trial; raises `BadInputError` for one that is not."""
     found = next((past for past in history if past.number == number), None)
     if found is None or found.state is not TrialState.COMPLETE:
-        raise bad_value("--trial", number, "a complete trial, such as `swathe compare` shows")
+        complete = [past.number for past in history if past.state is TrialState.COMPLETE]
+        some = ", ".join(map(str, complete[:_SHOWN_NUMBERS])) + (", ..." if len(complete) > _SHOWN_NUMBERS else "")
+        raise bad_value("--trial", number, f"a complete trial: {some or 'there is none'}")
     return found
 
 

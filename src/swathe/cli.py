@@ -253,6 +253,8 @@ def _print_outcome(console: Console, name: str, outcome: Any, *, as_json: bool) 
         return
     overview, rows = analysis.leaders(open_home(), name, top=8)
     console.print(f"Sweep {name}: {outcome.reason}, after {outcome.seconds:.1f} s.")
+    if overview.failures:
+        console.print(tables.failures(overview))
     if overview.best is not None:
         if not overview.several:
             console.print(tables.comparison(rows, overview.metric, title=f"The best trials of {name}"))
@@ -1026,19 +1028,19 @@ def import_sweep(
     from swathe import import_optuna, importing
 
     said = {"function": function, "metric": metric, "direction": direction}
-    trials = 0
+    trials, assumed = 0, ""
     if import_optuna.is_storage(source):
         text, trials = import_optuna.import_study(source, study=study, out=out, **said)
     elif study is not None:
         raise BadInputError(f"--study: {study!r} is not allowed; allowed: with a storage of Optuna's as SOURCE.")
     else:
-        _, text = importing.import_sweep(source, **said)
+        text, assumed = importing.import_sweep(source, out=out, **said)
     if out is None:
         typer.echo(text, nl=False)
         return
     _write_out(out, text)
-    begins = f" It begins with what {trials} trials say, in {out.with_suffix('.trials.json')}." if trials else ""
-    typer.echo(f"Wrote {out}.{begins} Check it with: swathe config {out}")
+    begins = f"It begins with what {trials} trials say, in {out.with_suffix('.trials.json')}." if trials else ""
+    typer.echo(" ".join(filter(None, (f"Wrote {out}.", begins, assumed, f"Check it with: swathe config {out}"))))
 
 
 @app.command()
@@ -1169,7 +1171,7 @@ def run_command(command: Callable[[], Any]) -> int:
     try:
         code = command()
     except typer.TyperException as error:
-        typer.echo(f"swathe: {_in_a_line(error).rstrip('.')}. See: swathe --help", err=True)
+        typer.echo(f"swathe: {_usage_error(error)}", err=True)
         return EXIT_BAD_INPUT
     except (typer.Abort, KeyboardInterrupt):
         typer.echo("Interrupted.", err=True)
@@ -1203,7 +1205,15 @@ def _server_first(words: list[str]) -> list[str]:
     return words
 
 
-def _in_a_line(error: BaseException) -> str:
+def _usage_error(error: typer.TyperException) -> str:
+    """Say what is wrong with the words of a command, and where its options are explained."""
+    context = getattr(error, "ctx", None)
+    # The first word is how the program was called.
+    command = [] if context is None else context.command_path.split()[1:]
+    return f"{_in_a_line(error.format_message()).rstrip('.')}. See: {' '.join(['swathe', *command, '--help'])}"
+
+
+def _in_a_line(error: BaseException | str) -> str:
     """Return an error's text, in which other people's may be, with line ends and the like as escape sequences."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(error))
 

@@ -248,7 +248,7 @@ def compose_sweep(sweep: str, overrides: Sequence[str]) -> ComposedSweep:
     """
     path = _find_sweep(sweep)
     source = _shown(path)
-    body = read_yaml(path, source)
+    body = _with_named_options(source, read_yaml(path, source))
     _check_search(source, body)
     parsed = parse_overrides(overrides)
     given = {override.key_or_group: override.value() for override in parsed}
@@ -453,6 +453,21 @@ def _space_keys(body: Mapping[str, Any]) -> set[str]:
     sections = (one.get("sweep") for one in _with_inherited(body))
     spaces = (section.get("space") for section in sections if isinstance(section, Mapping))
     return {str(key) for space in spaces if isinstance(space, Mapping) for key in space}
+
+
+def _with_named_options(source: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's content with `sampler: gp` as its defaults list has it: `- /sampler: gp`."""
+    known = group_options()
+    named = {key: value for key, value in body.items() if key in known and isinstance(value, str)}
+    listed = _groups_named({"defaults": body.get("defaults", [])})
+    for group, option in named.items():
+        if option not in known[group]:
+            raise bad_value(f"{source}: {group}", option, f"{', '.join(known[group])}, or a mapping of its keys")
+        if group in listed:
+            raise bad_value(f"{source}: {group}", option, "to be named once, and the defaults list names one")
+    defaults = [{f"/{group}": option} for group, option in named.items()] + (body.get("defaults") or ["_self_"])
+    kept = {key: value for key, value in body.items() if key not in named}
+    return {**kept, "defaults": defaults} if named else kept
 
 
 def _groups_named(body: Mapping[str, Any]) -> set[str]:

@@ -135,9 +135,16 @@ def _curve(best: Sequence[tuple[int, float]]) -> str:
     )
 
 
-def result_cell(name: str, reason: str, seconds: float, best: dict[str, Any] | None) -> str:
-    """Return how a session ended as HTML, for `Result`."""
+def result_cell(
+    name: str,
+    reason: str,
+    seconds: float,
+    best: dict[str, Any] | None,
+    failures: Sequence[tuple[str, int]] = (),
+) -> str:
+    """Return how a session ended as HTML, for `Result`; `failures`: why trials failed, and how many for each reason."""
     lines = [f"Sweep <b>{html.escape(name)}</b>: {html.escape(reason)}, after {seconds:.1f} s."]
+    lines += [f"{count} failed: {html.escape(why)}" for why, count in failures]
     if best is not None:
         rows = "".join(
             f"<tr><td style='text-align:left'>{html.escape(key)}</td>"

@@ -55,6 +55,13 @@ class Result:
         return [one.as_dict() for one in analysis.leaders(self.home, self.name, top=0)[0].front]
 
     @property
+    def failures(self) -> list[tuple[str, int]]:
+        """Why trials failed: each reason, and how many trials failed for it, most first."""
+        from swathe import analysis
+
+        return [*analysis.leaders(self.home, self.name, top=0)[0].failures]
+
+    @property
     def trials(self) -> pandas.DataFrame:
         """A row for each trial, see `swathe.exporting.trials`."""
         from swathe import exporting
@@ -71,7 +78,7 @@ class Result:
     def _repr_html_(self) -> str:
         from swathe.notebook import result_cell
 
-        return result_cell(self.name, self.reason, self.seconds, self.best)
+        return result_cell(self.name, self.reason, self.seconds, self.best, self.failures)
 
 
 class Sweep:

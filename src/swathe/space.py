@@ -25,6 +25,8 @@ Suggest = Callable[[str, BaseDistribution], Value]
 
 _SEARCHES = "choice(a, b), range(start, stop, step), interval(start, end), int(...) and tag(log, ...)"
 
+_RECIPE_KEYS = frozenset({"batch_size", "precision", "epochs"})
+
 
 @dataclass(frozen=True, slots=True)
 class Condition:
@@ -403,7 +405,10 @@ class _Parser:
 
 
 def _trial_part(config: DictConfig) -> Config:
-    return {key: value for key, value in plain_values(config).items() if key not in NOT_A_TRIALS}
+    values = plain_values(config)
+    # Root's keys of a recipe say nothing of a function, which has what it needs among its own parameters.
+    left_out = NOT_A_TRIALS | (_RECIPE_KEYS if values.get("trainable") is not None else frozenset())
+    return {key: value for key, value in values.items() if key not in left_out}
 
 
 def _without(config: Config, group: str) -> Config:

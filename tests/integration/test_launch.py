@@ -217,6 +217,8 @@ def test_a_function_that_raises_fails_alone_with_its_traceback(tmp_path: Path) -
     where = client.download_artifacts(runs[number].info.run_id, "traceback.txt", str(tmp_path))
     assert "and here is more" in Path(where).read_text()
     assert "ValueError: x is too large" in swathes.succeed(tmp_path, "status", "f")
+    # The same command again has nothing to do, and says the same.
+    assert "failed: ValueError: x is too large" in swathes.succeed(tmp_path, "launch", sweep)
 
 
 @pytest.mark.slow

@@ -93,6 +93,41 @@ def test_it_has_no_process_without_a_use_and_leaves_none(tmp_path: Path) -> None
         time.sleep(0.1)
 
 
+PRESSED = """
+from pathlib import Path
+import ray
+from swathe.cluster import ClusterPlan, RayPool
+from swathe.events import Direction
+from swathe.worker import WorkerSetup
+
+plan = ClusterPlan(
+    address=None, workers=1, cpus_per_worker=1, gpus_per_worker=None, threads_per_worker=1, memory_per_worker=None,
+    device="cpu",
+)
+pool = RayPool(plan, WorkerSetup("os.path:exists", "loss", Direction.MINIMIZE, ".", (), "cpu", 1), Path("faults"))
+pool.start()
+shutdown = ray.shutdown
+
+def interrupted():
+    ray.shutdown = shutdown
+    shutdown()
+    raise KeyboardInterrupt
+
+ray.shutdown = interrupted
+try:
+    pool.close()
+except KeyboardInterrupt:
+    pool.close()
+    print(ray.is_initialized())
+"""
+
+
+@pytest.mark.slow
+def test_its_end_that_is_interrupted_is_taken_up_and_starts_no_other(tmp_path: Path) -> None:
+    done = swathes.run_script(tmp_path, "-c", PRESSED)
+    assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("daemon", ["raylet", "gcs_server"])
 def test_a_sweep_whose_ray_dies_says_so_and_goes_on_with_another(tmp_path: Path, daemon: str) -> None:

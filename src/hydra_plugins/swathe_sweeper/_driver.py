@@ -63,6 +63,8 @@ def drive(folder: Path) -> int:
         outcome = runtime.run(plan, home, view)
     console.print(f"Sweep {plan.card.name}: {outcome.reason}, after {outcome.seconds:.1f} s.")
     overview, _ = analysis.leaders(home, plan.card.name, top=0)
+    if overview.failures:
+        console.print(tables.failures(overview))
     if overview.several and overview.best is not None:
         console.print(tables.front(overview))
     again = plan.card.command if outcome.interrupted else None
