@@ -132,6 +132,36 @@ def test_a_sweep_is_diagnosed_from_its_tags_and_its_space(home: Home) -> None:
     assert side.bound == pytest.approx(0.1)
 
 
+def test_a_trial_s_findings_are_those_that_the_sweep_lists_of_it(home: Home) -> None:
+    sweep = diagnosed.sweep_findings(home, "s")
+    listed = {number: {symptom for symptom, said in sweep.said.items() if number in said} for number in range(24)}
+    for number in sweep.sweep.underfitting:
+        listed[number].add(Symptom.UNDERFITTING)
+    for number in (0, 3, 7, 23):
+        result = diagnosed.trial_findings(home, "s", number)
+        assert {finding.symptom for finding in result.findings} == listed[number]
+        assert diagnosed.run_findings(home, result.run.run_id).findings == result.findings
+        assert all(sweep.sweep.underfitting.get(number, found) == found for found in result.findings)
+
+
+def test_a_run_beside_a_sweep_is_not_judged_by_it(home: Home) -> None:
+    trial = diagnosed.trial_findings(home, "s", 3).run
+    kept = {name: trial.tags[name] for name in ("swathe.sweep", "swathe.trial")}
+    # The reproduction of a trial, and a trial of a sweep of the same name that another folder has.
+    for kind, parent in (("reproduction", trial.tags["mlflow.parentRunId"]), ("trial", "another")):
+        run_id = recorded(home, FLAT, **kept, **{"swathe.kind": kind, "mlflow.parentRunId": parent})
+        assert diagnosed.run_findings(home, run_id).findings == ()
+
+
+def test_the_sentence_says_which_losses_it_sets_side_by_side(home: Home) -> None:
+    evidence = diagnosed.sweep_findings(home, "s").sweep.underfitting[3].evidence
+    assert evidence == (
+        "The training loss stays at 2, where the sweep's best is 1.1; "
+        "the validation loss has come to 2, the sweep's to 1.1. "
+        "Each is a median of three reports, of validation the lowest at any: the sweep's is trial 0's."
+    )
+
+
 def test_a_range_is_widened_no_further_than_the_training_allows() -> None:
     spans = {
         "optim.lr": Range(1e-4, 1e-2, log=True),
@@ -159,11 +189,13 @@ def test_the_command_prints_both(
         return capsys.readouterr().out
 
     sweep = said("s")
-    assert "1 of 24 trials" in sweep
+    assert "3 of 24 trials have findings." in sweep, "those that only the sweep shows count, too"
     assert "underfitting: 2" in sweep
     assert "Widen the range of optim.lr" in sweep
     assert json.loads(said("s", "--json"))["symptoms"]["diverged"]["trials"] == 1
     assert "diverged (stops the trial)" in said("s", "--trial", "23")
+    assert "underfitting (a tag only)" in said("s", "--trial", "3")
+    assert "No findings." in said("s", "--trial", "0")
     assert "No findings." in said(recorded(home, FALLING))
     assert json.loads(said(recorded(home, FALLING), "--json"))["findings"] == []
     assert cli.run(["diagnose", "0" * 32]) == cli.EXIT_BAD_INPUT

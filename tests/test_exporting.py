@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
@@ -77,3 +78,59 @@ def test_a_sweep_without_trials(tmp_path: Path) -> None:
 def test_what_cannot_be_written(home: Home, tmp_path: Path, out: str) -> None:
     with pytest.raises(BadInputError, match=r"^--out: "):
         exporting.write(exporting.trials(home, "s"), tmp_path / out)
+
+
+def _frame(**columns: list[Any]) -> pandas.DataFrame:
+    return pandas.DataFrame({name: pandas.Series(values) for name, values in columns.items()})
+
+
+def test_parquet_has_a_column_of_mixed_types_as_text(tmp_path: Path) -> None:
+    frame = _frame(
+        size=pandas.Series([64, "full", None], dtype=object).tolist(),
+        either=[True, "full", 0.5],
+        yes=[True, None, False],
+        huge=[2**70, 1, None],
+        number=[1, 0.5, None],
+        word=["a", None, "b"],
+    )
+    exporting.write(frame, tmp_path / "t.parquet")
+    again = pandas.read_parquet(tmp_path / "t.parquet")
+    found = {name: again[name].astype(object).where(again[name].notna(), None).tolist() for name in again}
+    assert found == {
+        "size": ["64", "full", None],
+        "either": ["True", "full", "0.5"],
+        "yes": [True, None, False],
+        "huge": [str(2**70), "1", None],
+        "number": [1.0, 0.5, None],
+        "word": ["a", None, "b"],
+    }
+
+
+def test_json_has_null_for_what_is_not_finite(tmp_path: Path) -> None:
+    inf = float("inf")
+    exporting.write(_frame(value=[inf, -inf, float("nan"), 1.5], mixed=["a", inf, None, 2]), tmp_path / "t.json")
+    rows = json.loads((tmp_path / "t.json").read_text(), parse_constant=pytest.fail)
+    assert [row["value"] for row in rows] == [None, None, None, 1.5]
+    assert [row["mixed"] for row in rows] == ["a", None, None, 2]
+
+
+def test_parameters_whose_columns_would_have_one_name_have_two() -> None:
+    facts = {"trial": 0, "state": "complete", "value": None, "ended": None}
+    rows = [
+        exporting.row(facts, {"params.x": 1, "params.seed": 100, "seed": 1}, {"loss": 0.5}),
+        # Where another trial has the other one, as in a conditional space.
+        exporting.row({**facts, "trial": 1}, {"params.x": 2, "params.epochs": 7}, {}),
+        exporting.row({**facts, "trial": 2}, {"params.params.y": 3, "params.y": 4, "epochs": 9}, {}),
+    ]
+    frame = exporting.table(rows)
+    assert frame.columns.is_unique
+    params = frame[[name for name in frame if name.startswith("params.")]]
+    assert {name: params[name].dropna().tolist() for name in params} == {
+        "params.x": [1, 2],
+        "params.params.seed": [100],
+        "params.seed": [1],
+        "params.params.epochs": [7],
+        "params.epochs": [9],
+        "params.params.params.y": [3],
+        "params.y": [4],
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from swathe.annotations import MLFLOW_NOTE, NOTE_TAG, user_tags, with_note
+from swathe.annotations import MLFLOW_NOTE, NOTE_TAG, user_tags, with_note, without_note
 from swathe.errors import bad_value
 from swathe.home import Home
 from swathe.records import Records
@@ -12,11 +12,14 @@ from swathe.records import Records
 
 def tag(home: Home, sweep: str, trial: int | None, tags: Mapping[str, str], removed: Sequence[str]) -> dict[str, str]:
     """Set and remove tags of a sweep, or of one of its trials, and return those that it has then."""
+    both = next((name for name in removed if name in tags), None)
+    if both is not None:
+        raise bad_value("--remove", both, "a key that the same command does not set")
     records, run_id, now = _run(home, sweep, trial)
     missing = [name for name in removed if name not in user_tags(now)]
     if missing:
         raise bad_value("--remove", missing[0], f"one of {', '.join(user_tags(now)) or 'none, as there are none'}")
-    records.annotate(run_id, tags, removed)
+    records.annotate(run_id, tags, list(dict.fromkeys(removed)))
     kept = {name: value for name, value in now.items() if name not in removed}
     return user_tags({**kept, **tags})
 
@@ -27,9 +30,7 @@ def note(home: Home, sweep: str, trial: int | None, text: str | None) -> str:
     before = now.get(NOTE_TAG, "")
     if text is None:
         return before
-    said = now.get(MLFLOW_NOTE, "")
-    if before and said.startswith(before):
-        said = said[len(before) :].lstrip("\n")
+    said = without_note(now.get(MLFLOW_NOTE, ""), before)
     records.annotate(run_id, {NOTE_TAG: text, MLFLOW_NOTE: with_note(text, said)}, [])
     return text
 

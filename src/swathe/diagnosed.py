@@ -34,6 +34,7 @@ from swathe.training.diagnose import (
     diagnose_sweep,
 )
 from swathe.training.recipe import recipe_from_config
+from swathe.training.symptoms import finite
 
 # Where a new end of a range would be refused, half of the way to it is tried, and half of that ...
 _TRIES = 4
@@ -117,12 +118,40 @@ def trial_findings(home: Home, sweep: str, number: int) -> RunFindings:
 
 
 def diagnosed_run(home: Home, records: Records, run: TrialRun) -> RunFindings:
-    """Diagnose a recorded run from its history; raises `BadInputError` when it reported nothing."""
-    reports = reports_of(records.history(run.run_id))
+    """Diagnose a recorded run from its history, and a trial by what its sweep shows of it, too.
+
+    Raises `BadInputError` when it reported nothing.
+    """
+    history = records.history(run.run_id)
+    reports = reports_of(history)
     if not reports:
         raise BadInputError(f"Run {run.run_id} reported nothing, so there is nothing to diagnose.")
     thresholds = thresholds_of(_options(home, run.tags.get("swathe.sweep")))
-    return RunFindings(run, len(reports), diagnose(reports, recorded_facts(run.tags), thresholds))
+    found = diagnose(reports, recorded_facts(run.tags), thresholds)
+    losses = {key: value for key, value in history.items() if key[0] in _LOSSES}
+    # Whoever cannot underfit is spared the histories of all the others.
+    if _may_underfit(_summary(run, losses, thresholds)) and _is_trial_of_home(home, records, run):
+        of_sweep = sweep_findings(home, run.tags["swathe.sweep"]).sweep.underfitting.get(run.number)
+        found = (*found, of_sweep) if of_sweep is not None else found
+    return RunFindings(run, len(reports), found)
+
+
+def _may_underfit(summary: Summary) -> bool:
+    return summary.plateaued and not summary.findings
+
+
+def _is_trial_of_home(home: Home, records: Records, run: TrialRun) -> bool:
+    """Say whether a run is a trial of a sweep here: others may have the names of both, as a reproduction has."""
+    name = run.tags.get("swathe.sweep")
+    if name is None or run.tags.get("swathe.kind") != "trial":
+        return False
+    try:
+        _, card = home.existing(name)
+        parent, _ = records.sweep_tags(card.experiment, name)
+    except BadInputError:
+        # It is none here, or is recorded elsewhere.
+        return False
+    return parent == run.tags.get("mlflow.parentRunId")
 
 
 def reports_of(history: Mapping[tuple[str, int], float]) -> list[dict[str, float]]:
@@ -155,10 +184,22 @@ def sweep_findings(home: Home, name: str) -> SweepFindings:
     past, spans = _study(home, name)
     records = Records(card.tracking_uri)
     runs = {run.number: run for run in records.trial_runs(card.experiment, name) if run.number in past}
-    trials = _trials(past, _summaries(records, runs, thresholds))
+    summaries = _summaries(records, runs, thresholds)
+    trials = _trials(past, summaries)
     maximize = card.direction == Direction.MAXIMIZE.value
     diagnosis = diagnose_sweep(trials, _as_allowed(spans, past, runs), maximize=maximize, thresholds=thresholds)
-    return SweepFindings(name, len(past), bool(options.get("enabled", True)), _said(runs), diagnosis)
+    explained = replace(diagnosis, underfitting=_explained(diagnosis.underfitting, summaries))
+    return SweepFindings(name, len(past), bool(options.get("enabled", True)), _said(runs), explained)
+
+
+def _explained(underfitting: Mapping[int, Finding], summaries: Mapping[int, Summary]) -> dict[int, Finding]:
+    """Return findings that say whose the sweep's validation loss is: no trial need have ended with it."""
+    losses = {number: loss for number, one in summaries.items() if (loss := finite(one.val_loss)) is not None}
+    if not losses:
+        return dict(underfitting)
+    best = min(losses, key=losses.__getitem__)
+    what = f"Each is a median of three reports, of validation the lowest at any: the sweep's is trial {best}'s."
+    return {number: replace(one, evidence=f"{one.evidence} {what}") for number, one in underfitting.items()}
 
 
 def _study(home: Home, name: str) -> tuple[dict[int, PastTrial], dict[str, Range]]:
@@ -202,17 +243,20 @@ def _summaries(records: Records, runs: Mapping[int, TrialRun], thresholds: Thres
             for metric, found in histories.items()
             for step, value in found.get(run.run_id, {}).items()
         }
-        if not losses:
-            continue
-        diagnosis = Diagnosis(recorded_facts(run.tags), thresholds)
-        for report in reports_of(losses):
-            diagnosis.add(report)
-        own = tuple(
-            Finding(symptom, run.tags.get(f"{TAG}.{symptom}", ""), "", Action.TAG)
-            for symptom in symptoms_of(run.tags.get(TAG))
-        )
-        summaries[number] = replace(diagnosis.summary(), findings=own)
+        if losses:
+            summaries[number] = _summary(run, losses, thresholds)
     return summaries
+
+
+def _summary(run: TrialRun, losses: Mapping[tuple[str, int], float], thresholds: Thresholds) -> Summary:
+    diagnosis = Diagnosis(recorded_facts(run.tags), thresholds)
+    for report in reports_of(losses):
+        diagnosis.add(report)
+    own = tuple(
+        Finding(symptom, run.tags.get(f"{TAG}.{symptom}", ""), "", Action.TAG)
+        for symptom in symptoms_of(run.tags.get(TAG))
+    )
+    return replace(diagnosis.summary(), findings=own)
 
 
 def _as_allowed(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from swathe.errors import bad_value, writing
 from swathe.events import TrialState
+from swathe.plain import finite
 
 # A table of a server's trials takes no study.
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ def trials(home: Home, sweep: str) -> pandas.DataFrame:
     """Return a row for each trial, by number.
 
     Columns: trial, state, value (the objective of a trial that has one), ended (UTC), worker, reason, diagnosis, then
-    the parameters as `params.NAME`, empty where a trial has none of it, and the last metrics as `metrics.NAME`. Of
-    several objectives `value` is the first; then there are `objectives.NAME` for each and `on_front`, and with
+    the parameters as `params.NAME`, empty where a trial has none of it, and the last metrics as `metrics.NAME`. A
+    function's `params.NAME` is called so too, and `params.params.NAME` only beside a searched `NAME`. Of several
+    objectives `value` is the first; then there are `objectives.NAME` for each and `on_front`, and with
     constraints `feasible`. Where a point is several trials, `point` is the number of its first one, and a complete one
     has its `point_value` and `point_std` in each of their rows. Raises `BadInputError` where there is no such sweep.
     """
@@ -54,9 +56,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
     """Return rows of trials, which need not have every column, as `trials` has them; `ended` in unix time (seconds)."""
     import pandas
 
-    frame = pandas.DataFrame(rows, columns=_columns(rows))
+    columns = _columns(rows)
+    frame = pandas.DataFrame(rows, columns=columns)
     frame["ended"] = pandas.to_datetime(frame["ended"], unit="s", utc=True)
-    return frame
+    return frame.rename(columns=_short(columns))
 
 
 def curves(home: Home, sweep: str) -> pandas.DataFrame:
@@ -70,7 +73,10 @@ def curves(home: Home, sweep: str) -> pandas.DataFrame:
 
 
 def write(frame: pandas.DataFrame, out: Path) -> None:
-    """Write a table as its file's name says: CSV, Parquet, or JSON as a list of rows. Raises `BadInputError`."""
+    """Write a table as its file's name says: CSV, Parquet, or JSON as a list of rows. Raises `BadInputError`.
+
+    Parquet has a column of mixed types as text, JSON a null for a number that is not finite.
+    """
     if out.suffix not in SUFFIXES:
         raise bad_value("--out", str(out), f"a name that ends in {', '.join(SUFFIXES)}")
     with writing("--out", out):
@@ -78,16 +84,25 @@ def write(frame: pandas.DataFrame, out: Path) -> None:
             case ".csv":
                 frame.to_csv(out, index=False)
             case ".parquet":
-                frame.to_parquet(out, index=False)
+                frame.apply(_of_one_type).to_parquet(out, index=False)
             case _:
                 out.write_text(_as_json(frame))
+
+
+def _of_one_type(column: pandas.Series[Any]) -> pandas.Series[Any]:
+    """Return a column as Parquet can hold it: what is neither all numbers, all booleans nor all text becomes text."""
+    from pandas.api.types import infer_dtype
+
+    if column.dtype != object or infer_dtype(column, skipna=True) in ("boolean", "string", "empty"):
+        return column
+    return column.map(str, na_action="ignore")
 
 
 def _as_json(frame: pandas.DataFrame) -> str:
     """Return a list of rows; pandas itself writes 15 digits of a number, which are not all of its bits."""
     objects = frame.astype(object)
     rows = objects.where(frame.notna(), None).to_dict(orient="records")
-    return json.dumps(rows, indent=2, default=str)
+    return json.dumps(finite(rows), indent=2, default=str, allow_nan=False)
 
 
 def _history(home: Home, sweep: str) -> list[PastTrial]:
@@ -129,13 +144,18 @@ def goal_columns(goal: Goal, past: PastTrial, on_front: Collection[int]) -> dict
 
 
 def row(facts: Mapping[str, Any], params: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a trial's row: what every trial has, its parameters and its metrics."""
+    """Return a trial's row for `table`: what every trial has, its parameters by their whole names, and its metrics."""
     return {
         **facts,
-        # Those of a function are called so already.
-        **{f"params.{name.removeprefix('params.')}": value for name, value in params.items()},
+        **{f"params.{name}": value for name, value in params.items()},
         **{f"metrics.{name}": value for name, value in metrics.items()},
     }
+
+
+def _short(columns: Sequence[str]) -> dict[str, str]:
+    """Return shorter names: a function's parameter is `params.NAME` already, and stays so unless another is that."""
+    doubled = (name for name in columns if name.startswith("params.params."))
+    return {name: short for name in doubled if (short := name.removeprefix("params.")) not in columns}
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 1.0
 # Trials of each symptom that are shown with what was said of them.
 EXAMPLES = 3
+# Numbers of a reproduction that are shown where they differ.
+DIFFERENT_ROWS = 20
 # Trials of a front that `swathe status` shows.
 FRONT_LINES = 8
 _ACTIONS = {
@@ -71,7 +73,8 @@ def comparison(rows: Sequence[Row], metric: str, *, title: str, others: Sequence
     diagnosed = any(row.diagnosis for row in rows)
     if diagnosed:
         table.add_column("diagnosis", no_wrap=True)
-    table.add_column("parameters", overflow="fold")
+    # An objective may have that name: how many a network has.
+    table.add_column("searched" if "parameters" in shown else "parameters", overflow="fold")
     for row in rows:
         values = [f"{row.metrics[name]:.4g}" if name in row.metrics else "" for name in shown]
         symptoms = ["\n".join(row.diagnosis)] if diagnosed else []
@@ -190,8 +193,12 @@ def overview(item: Overview) -> Group:
         lines.append(Text(f"diagnosis: {counts_text(item.diagnosis)}; more with: swathe diagnose {item.name}"))
     if item.running and item.latest:
         lines.append(Text(latest_line(item.latest)))
-    lines += [Text(f"{count} failed: {reason}", style="red") for reason, count in item.failures]
-    return Group(*lines)
+    return Group(*lines, failures(item))
+
+
+def failures(item: Overview) -> Group:
+    """Why trials failed, the reason of most first; nothing where none did."""
+    return Group(*(Text(f"{count} failed: {reason}", style="red") for reason, count in item.failures))
 
 
 def _of_repeats(item: Overview) -> str:
@@ -262,15 +269,38 @@ def report_line(report: Report) -> str:
 
 
 def reproduction(result: Reproduction) -> Group:
-    """Recorded against reproduced for every metric and step, and the verdict."""
-    table = Table()
-    for name, side in (("step", "right"), ("metric", "left"), ("recorded", "right"), ("reproduced", "right")):
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
-    table.add_column("")
+    """Recorded against reproduced, and the verdict: the numbers that differ, or else those of the last report."""
+    verdict = [Text(line) for line in _verdict(result)]
+    if result.identical:
+        return Group(_identical(result), *verdict)
+    more = sum(not row.identical for row in result.rows) - DIFFERENT_ROWS
+    left = [Text(f"... and {more} more that differ; --json has all numbers.")] if more > 0 else []
+    return Group(_different(result), *left, *verdict)
+
+
+def _identical(result: Reproduction) -> Table:
+    steps = {row.step for row in result.rows}
+    table = Table(title=f"The last report of {len(steps)}", title_justify="left")
+    table.add_column("step", justify="right")
+    table.add_column("metric", overflow="fold")
+    table.add_column("recorded and reproduced", justify="right", overflow="fold")
     for row in result.rows:
-        mark = "=" if row.identical else f"{row.relative:.1e} of it" if result.alone else f"{row.distance:.2g}"
-        table.add_row(str(row.step), row.metric, _exact(row.recorded), _exact(row.reproduced), mark)
-    return Group(table, *(Text(line) for line in _verdict(result)))
+        if row.step == max(steps):
+            table.add_row(str(row.step), row.metric, _exact(row.recorded))
+    return table
+
+
+def _different(result: Reproduction) -> Table:
+    table = Table()
+    table.add_column("step", justify="right")
+    table.add_column("metric", overflow="fold")
+    # One above the other they fit into a line with all of their digits, and the first that differs meets the eye.
+    table.add_column("recorded\nreproduced", overflow="fold")
+    table.add_column("apart", overflow="fold")
+    for row in [row for row in result.rows if not row.identical][:DIFFERENT_ROWS]:
+        apart = f"{row.relative:.1e} of it" if result.alone else f"{row.distance:.2g}"
+        table.add_row(str(row.step), row.metric, f"{_exact(row.recorded)}\n{_exact(row.reproduced)}", apart)
+    return table
 
 
 def _exact(value: float | None) -> str:
@@ -333,7 +363,8 @@ def run_findings(found: Mapping[str, Any]) -> Group:
 def sweep_findings(found: Mapping[str, Any]) -> Group:
     """What is wrong in a sweep, from its `as_dict`: by symptom with examples, what underfits, ranges to widen."""
     said, underfitting, narrow = found["symptoms"], found["underfitting"], found["narrow"]
-    diagnosed = {one["trial"] for symptom in said.values() for one in symptom["findings"]}
+    lists = (*(symptom["findings"] for symptom in said.values()), underfitting)
+    diagnosed = {one["trial"] for listed in lists for one in listed}
     lines = [Text(f"Sweep {found['name']}: {len(diagnosed)} of {found['trials']} trials have findings.")]
     if not found["enabled"]:
         lines.append(Text("Its trials were not diagnosed, as diagnosis.enabled is false."))
@@ -430,7 +461,9 @@ def distribution_text(distribution: Any) -> str:
         return "one of " + ", ".join(str(choice) for choice in choices)
     kind = "int" if type(distribution).__name__.startswith("Int") else "float"
     step = "" if distribution.step in (None, 1) else f" step {distribution.step}"
-    return f"{'log ' if distribution.log else ''}{kind} {distribution.low:g} .. {distribution.high:g}{step}"
+    # In full where `g` fails: an integer may be larger than any float.
+    low, high = (f"{end:g}" if abs(end) < 1e308 else str(end) for end in (distribution.low, distribution.high))
+    return f"{'log ' if distribution.log else ''}{kind} {low} .. {high}{step}"
 
 
 def facts(findings: Mapping[str, Any]) -> Table:
