@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import random
 import tempfile
 import time
@@ -208,6 +209,9 @@ def test_a_group_does_not_share_what_a_point_says(tmp_path: Path) -> None:
         ({"lr": float("nan")}, "P: lr: nan is not allowed; allowed: a number from 1e-05 to 1."),
         ({"depth": 3}, "P: depth: 3 is not allowed; allowed: an integer from 2 to 8 in steps of 2."),
         ({"optim": "rmsprop"}, "P: optim: 'rmsprop' is not allowed; allowed: sgd, momentum, adam."),
+        ({"lr": 10**400}, f"P: lr: {10**400} is not allowed; allowed: a number from 1e-05 to 1."),
+        ({"depth": -(10**400)}, f"P: depth: -{10**400} is not allowed; allowed: an integer from 2 to 8"),
+        ({"lr": math.nan}, "P: lr: nan is not allowed; allowed: a number from 1e-05 to 1."),
         ({"width": 1}, "P: width: there is no such parameter in the space; allowed: optim, lr, momentum, depth."),
         ({"optim": "sgd", "momentum": 0.9}, "P: momentum exists only with optim=momentum"),
         ({"momentum": 0.9}, "P: momentum exists only with optim=momentum"),

@@ -128,6 +128,56 @@ def test_names_that_are_no_keys_are_refused(folder: Path, names: tuple[str, ...]
         import_study("sqlite:///study.db", **NOTHING)
 
 
+def test_text_of_a_category_stays_as_it_is(folder: Path) -> None:
+    texts = CategoricalDistribution(["C:\\", "it's\\", "1e5"])
+    make("sqlite:///study.db", space={"kind": texts})
+    text, _ = import_study("sqlite:///study.db", **NOTHING)
+    Path("mine.yaml").write_text(text)
+    assert Space.parse(compose_sweep("mine.yaml", ())).parameters["params.kind"].distribution == texts
+
+
+@pytest.mark.parametrize(
+    ("name", "distribution", "said"),
+    [
+        ("kind", CategoricalDistribution(["${x}", "a"]), "params.kind: '${x}' is not allowed; allowed: text without"),
+        ("kind", CategoricalDistribution([float("inf"), 1.0]), "params.kind: inf is not allowed"),
+        ("aé", FloatDistribution(0, 1), "params.aé: 'params.aé' is not allowed; allowed: names of letters"),
+        ("n", IntDistribution(0, 10**400), "params.n: 1000"),
+    ],
+)
+def test_what_hydra_cannot_say_is_refused_with_its_key_and_nothing_is_written(
+    folder: Path, name: str, distribution: Any, said: str
+) -> None:
+    study = optuna.create_study(storage="sqlite:///study.db")
+    value = distribution.choices[0] if isinstance(distribution, CategoricalDistribution) else 1
+    study.add_trial(optuna.create_trial(params={name: value}, distributions={name: distribution}, value=1.0))
+    with pytest.raises(BadInputError) as refusal:
+        import_study("sqlite:///study.db", **{**NOTHING, "out": Path("mine.yaml")})
+    assert str(refusal.value).startswith(said)
+    assert list(folder.iterdir()) == [folder / "study.db"]
+
+
+@pytest.mark.parametrize(
+    ("study", "out", "name"),
+    [
+        ("mine", "o.yaml", "mine"),
+        ("***", "o.yaml", "o"),
+        ("***", None, "study"),
+        (None, "o.yaml", "o"),
+        ("a\nb", None, "a-b"),
+    ],
+)
+def test_a_study_without_a_name_is_named_by_its_file(
+    folder: Path, study: str | None, out: str | None, name: str
+) -> None:
+    made = optuna.create_study(study_name=study, storage="sqlite:///study.db")
+    made.tell(made.ask({"x": FloatDistribution(0, 1)}), 1.0)
+    path = None if out is None else Path(out)
+    text, _ = import_study("sqlite:///study.db", **{**NOTHING, "out": path})
+    Path("read.yaml").write_text(text)
+    assert compose_sweep("read.yaml", ()).name == name
+
+
 @pytest.mark.slow
 def test_an_imported_study_is_launched(folder: Path) -> None:
     swathes.write_function_sweep(folder, "quick", trials=3)

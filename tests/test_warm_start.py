@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,15 @@ def test_a_file_of_trials_comes_back_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text('{"trials": [{}]}')
     with pytest.raises(BadInputError, match=r"t.json holds no trials"):
         warm_start.read(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize("large", [{"value": 10**400}, {"params": {"x": 10**400}}, {"values": {"1": -(10**400)}}])
+def test_a_number_that_no_float_holds_is_refused(tmp_path: Path, large: dict[str, Any]) -> None:
+    trial = {"sweep": "s", "number": 0, "state": "complete", "value": 1.0, "values": {}, "params": {"x": 0.5}, **large}
+    path = tmp_path / "huge.json"
+    path.write_text(json.dumps({"metric": None, "direction": "minimize", "trials": [trial]}))
+    with pytest.raises(BadInputError, match=r"^sweep.warm_start: huge.json has a number that is too large; allowed: "):
+        warm_start.read(path)
 
 
 def prepared(words: list[str]) -> None:

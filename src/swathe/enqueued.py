@@ -7,7 +7,7 @@ whoever is killed when.
 from __future__ import annotations
 
 import json
-import math
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # The attribute of a trial that has the id of the point which it takes.
 ENQUEUED = "enqueued"
+# What a float can hold; an integer may be larger, and neither NaN nor an infinity is within it.
+LARGEST = sys.float_info.max
 _ALLOWED = "a mapping of parameters of the space to values, such as {optim.lr: 0.001}"
 
 
@@ -73,7 +75,7 @@ def member(distribution: BaseDistribution, value: object) -> Value:
     """Return a value as the distribution itself would draw it; raises `ValueError` for one that it never draws."""
     if isinstance(distribution, CategoricalDistribution):
         return _choice(distribution, value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         raise ValueError(f"{value!r} is no number")
     if not distribution._contains(float(value)):
         raise ValueError(f"{value!r} is out of range")

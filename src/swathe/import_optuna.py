@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from swathe import warm_start
 from swathe.errors import BadInputError, SwatheError, bad_value, writing
 from swathe.events import TrialState as State
-from swathe.importing import Imported, choice, integers, interval, put, steps
+from swathe.importing import Imported, choice, integers, interval, put, steps, sweep_name, whole
 from swathe.study import read_journal
 
 _STATES = {TrialState.COMPLETE: State.COMPLETE, TrialState.PRUNED: State.PRUNED}
@@ -37,7 +38,7 @@ class Found:
 
 def is_storage(source: str) -> bool:
     """Whether a source of `swathe import` is a storage of Optuna's: a URL, or a file that is no YAML."""
-    return "://" in source or (not source.endswith((".yaml", ".yml")) and Path(source).is_file())
+    return "://" in source or (not source.endswith((".yaml", ".yml")) and os.path.isfile(source))
 
 
 def import_study(
@@ -55,20 +56,24 @@ def import_study(
     sweep: dict[str, Any] = {"metric": metric} if metric else {}
     sweep["direction"] = found.direction
     earlier = [_earlier(found.name, trial) for trial in found.trials]
-    complete = any(one.state is State.COMPLETE for one in earlier)
-    if out is not None and complete:
-        path = out.with_suffix(".trials.json")
-        with writing("--out", path):
-            warm_start.write(path, earlier, metric, found.direction)
-        sweep["warm_start"] = [str(path)]
-    name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in found.name).lstrip("._-")
+    begins = out is not None and any(one.state is State.COMPLETE for one in earlier)
+    if out is not None and begins:
+        sweep["warm_start"] = [str(out.with_suffix(".trials.json"))]
+    # Who names no study gets a name that begins so, from Optuna.
+    named = "" if found.name.startswith("no-name-") else found.name
     said = f"From {found.name}, a study of Optuna's. The function reports {metric or 'val_loss'} with swathe.report."
     if missing:
         said += f" Not every trial has {', '.join(missing)}: sweep.when can say where they exist."
     text = Imported(params, space, sweep=sweep).as_yaml(
-        function=function or "module:function", name=name or "study", said=said
+        function=function or "module:function",
+        name=sweep_name(named, "study" if out is None else out.stem, "study"),
+        said=said,
     )
-    return text, len(earlier) if out is not None and complete else 0
+    if out is not None and begins:
+        path = out.with_suffix(".trials.json")
+        with writing("--out", path):
+            warm_start.write(path, earlier, metric, found.direction)
+    return text, len(earlier) if begins else 0
 
 
 def _earlier(study: str, trial: FrozenTrial) -> warm_start.Earlier:
@@ -139,7 +144,7 @@ def _space(study: str, trials: Sequence[FrozenTrial]) -> tuple[dict[str, Any], d
     space: dict[str, str] = {}
     for name, distribution in last.items():
         example, text = _search(name, distribution)
-        put(params, name.split("."), example)
+        put(name, params, name.split("."), example)
         if text is not None:
             space[name] = text
     return params, space, [name for name in last if any(name not in trial.params for trial in trials)]
@@ -157,13 +162,16 @@ def _check_names(names: Mapping[str, object]) -> None:
 
 def _search(name: str, distribution: BaseDistribution) -> tuple[Any, str | None]:
     """Return a value of a distribution, and its search in Hydra's grammar; None where there is one value alone."""
+    key = f"params.{name}"
     match distribution:
         case CategoricalDistribution(choices=choices) if None not in choices:
-            return choices[0], None if distribution.single() else choice(choices)
+            example, text = choice(key, choices)
+            return example, None if distribution.single() else text
         case IntDistribution(low=low, high=high, step=step, log=log):
-            text = integers(low, high, log=log) if step == 1 else f"range({low}, {high + 1}, {step})"
+            text = integers(key, whole(key, low), whole(key, high), log=log, step=step)
             return low, None if distribution.single() else text
         case FloatDistribution(low=low, high=high, step=step, log=log):
-            text = interval(low, high, log=log) if step is None else steps(low, high, step)
-            return low, None if distribution.single() else text
+            if distribution.single():
+                return low, None
+            return low, interval(key, low, high, log=log) if step is None else steps(key, low, high, step)
     raise bad_value("--study", name, "a study whose parameters are floats, integers, and categories without None")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from swathe.enqueued import Point, member
+from swathe.enqueued import LARGEST, Point, member
 from swathe.errors import BadInputError, bad_value
 from swathe.events import TrialState, Value
 from swathe.home import Home, SweepFolder, write_aside
@@ -170,12 +170,24 @@ def _parse(body: Any, path: Path) -> list[Earlier]:
                 state=TrialState(one["state"]),
                 value=None if one["value"] is None else float(one["value"]),
                 values={int(step): float(value) for step, value in one["values"].items()},
-                params=dict(one["params"]),
+                params={name: _held(value) for name, value in one["params"].items()},
             )
             for one in body["trials"]
         ]
+    except OverflowError as error:
+        raise BadInputError(
+            f"sweep.warm_start: {path.name} has a number that is too large; allowed: numbers from {-LARGEST:.1e} to "
+            f"{LARGEST:.1e}."
+        ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInputError(f"sweep.warm_start: {path.name} holds no trials; allowed: {_SOURCES}.") from error
+
+
+def _held(value: Value) -> Value:
+    """Return a parameter's value as it is; raises `OverflowError` for an integer that no float holds."""
+    if isinstance(value, int):
+        float(value)
+    return value
 
 
 def _read_file(source: str, objective: Objective) -> list[Earlier]:

@@ -163,7 +163,8 @@ def test_how_many_trials_may_fail(tmp_path: Path, rate: float, code: int) -> Non
     folder = copied("sphere", tmp_path)
     words = ("error=true,false", f"hydra.sweeper.max_failure_rate={rate}", "hydra.sweeper.n_jobs=1")
     said = run(folder, "app.py", "hydra/sweeper/sampler=random", *words, code=code)
-    assert ("RuntimeError: cfg.error is set" in said) is (rate == 0)
+    assert " failed: RuntimeError: cfg.error is set\n" in said
+    assert ("more than hydra.sweeper.max_failure_rate=0.0 allows; trial " in said) is (rate == 0)
     assert (results(folder)["best_params"]["error"] is False) if code == 0 else True
 
 
