@@ -74,7 +74,7 @@ bench: setup
 	$(BIN)/python benchmarks/sleeping.py           # 12
 	$(BIN)/python benchmarks/sizes.py              # 14
 	$(BIN)/python benchmarks/others/compare.py     # 22
-	$(BIN)/python benchmarks/own_models.py         # 10
+	$(BIN)/python benchmarks/own_models.py         # 8
 	$(BIN)/python benchmarks/digits.py             # 28
 	$(MAKE) book
 

@@ -1,6 +1,6 @@
 """Each way to bring one's own model: from a fresh clone of this repository to its first result.
 
-    python benchmarks/own_models.py               # the first results five times; some ten minutes
+    python benchmarks/own_models.py               # the first results five times; some eight minutes
     python benchmarks/own_models.py --repeat 1    # a quick look, which writes no results
 
 Clones the last commit into an empty folder and sets it up once, as `make` does for a new user: that needs what pip
