@@ -255,7 +255,4 @@ def main(
             "gpu": compare_on_gpu(asked, folder / "gpu"),
             "machine": machine.describe("ray", "optuna", "mlflow", "torch"),
         }
-    if asked == work and options.repeat >= REPEATS:
-        print(f"Written to {machine.write(name, content).relative_to(ROOT)}")
-    else:
-        print(json.dumps(content, indent=2))
+    machine.keep(name, content, whole=asked == work and options.repeat >= REPEATS)

@@ -36,6 +36,14 @@ def write(name: str, content: dict[str, Any]) -> Path:
     return path
 
 
+def keep(name: str, content: dict[str, Any], *, whole: bool) -> None:
+    """Write what a whole measurement has found, and print what a quick look has."""
+    if whole:
+        print(f"Written to {write(name, content).relative_to(RESULTS.parents[1])}")
+    else:
+        print(json.dumps(content, indent=2))
+
+
 def _commit() -> str:
     """Return the commit that is checked out, with a mark where files differ from it; "" outside of a checkout."""
     command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty=+"]

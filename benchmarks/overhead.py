@@ -209,10 +209,7 @@ def main() -> None:
         **summarise(runs, sizes, peers),
         "machine": machine.describe("ray", "optuna", "mlflow", "torch"),
     }
-    if sizes == SIZES and options.repeat >= REPEATS:
-        print(f"Written to {machine.write('overhead', content).relative_to(ROOT)}")
-    else:
-        print(json.dumps(content, indent=2))
+    machine.keep("overhead", content, whole=sizes == SIZES and options.repeat >= REPEATS)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ end is the first result, each time from a folder without any record or cache; an
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -79,10 +78,7 @@ def main() -> None:
             **measure(Path(name) / "swathe", repeats),
             "machine": machine.describe("torch", "ray", "lightning", "transformers"),
         }
-    if repeats >= commands.REPEATS:
-        print(f"Written to {machine.write('own_models', content).relative_to(ROOT)}")
-    else:
-        print(json.dumps(content, indent=2))
+    machine.keep("own_models", content, whole=repeats >= commands.REPEATS)
 
 
 if __name__ == "__main__":

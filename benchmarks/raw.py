@@ -12,7 +12,6 @@ that decides at each report, as benchmarks/storage.py drives it. MLflow on SQLit
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -113,10 +112,7 @@ def main() -> None:
         "figures": figures,
         "machine": machine.describe("optuna", "mlflow"),
     }
-    if options.trials == TRIALS and options.repeat >= REPEATS:
-        print(f"Written to {machine.write('raw', content).relative_to(ROOT)}")
-    else:
-        print(json.dumps(content, indent=2))
+    machine.keep("raw", content, whole=options.trials == TRIALS and options.repeat >= REPEATS)
 
 
 if __name__ == "__main__":

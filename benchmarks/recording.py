@@ -154,10 +154,7 @@ def main() -> None:
         "runs": runs,
         "machine": machine.describe("ray", "optuna", "mlflow", "torch"),
     }
-    if options.repeat >= commands.REPEATS:
-        print(f"Written to {machine.write('recording', content).relative_to(ROOT)}")
-    else:
-        print(json.dumps(content, indent=2))
+    machine.keep("recording", content, whole=options.repeat >= commands.REPEATS)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ that do nothing; the larger ones are carried on at what the second half of its t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sqlite3
 import subprocess
@@ -161,10 +160,7 @@ def main() -> None:
         "figures": figures(rows, peers, sizes[0]),
         "machine": machine.describe("ray", "optuna", "mlflow", "torch"),
     }
-    if tuple(sizes) == SIZES and options.repeat >= commands.REPEATS:
-        print(f"Written to {machine.write('sizes', content).relative_to(ROOT)}")
-    else:
-        print(json.dumps(content, indent=2))
+    machine.keep("sizes", content, whole=tuple(sizes) == SIZES and options.repeat >= commands.REPEATS)
 
 
 if __name__ == "__main__":

@@ -157,10 +157,7 @@ def main() -> None:
         "runs": runs,
         "machine": machine.describe("ray", "optuna", "mlflow"),
     }
-    if options.shorter == 1 and options.repeat >= commands.REPEATS:
-        print(f"Written to {machine.write('sleeping', content).relative_to(ROOT)}")
-    else:
-        print(json.dumps(content, indent=2))
+    machine.keep("sleeping", content, whole=options.shorter == 1 and options.repeat >= commands.REPEATS)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ without any record; Ray alone is `ray.init` with two actors, as Swathe starts it
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -88,10 +87,7 @@ def main() -> None:
         },
         "machine": machine.describe("ray", "optuna", "mlflow", "torch"),
     }
-    if repeats >= commands.REPEATS:
-        print(f"Written to {machine.write('starting', content).relative_to(ROOT)}")
-    else:
-        print(json.dumps(content, indent=2))
+    machine.keep("starting", content, whole=repeats >= commands.REPEATS)
 
 
 if __name__ == "__main__":

@@ -170,10 +170,7 @@ def main() -> None:
         "machine": machine.describe("ray", "optuna", "mlflow", "torch"),
     }
     whole = (options.trials, options.epochs, options.only) == (TRIALS, EPOCHS, ["swathe", *NAMES])
-    if whole and options.repeat >= commands.REPEATS:
-        print(f"Written to {machine.write('others', content).relative_to(ROOT)}")
-    else:
-        print(json.dumps(content, indent=2))
+    machine.keep("others", content, whole=whole and options.repeat >= commands.REPEATS)
 
 
 if __name__ == "__main__":

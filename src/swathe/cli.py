@@ -252,9 +252,7 @@ def _print_outcome(console: Console, name: str, outcome: Any, *, as_json: bool) 
         _print_json(_outcome(name, outcome))
         return
     overview, rows = analysis.leaders(open_home(), name, top=8)
-    console.print(f"Sweep {name}: {outcome.reason}, after {outcome.seconds:.1f} s.")
-    if overview.failures:
-        console.print(tables.failures(overview))
+    console.print(tables.ended(overview, outcome.reason, outcome.seconds))
     if overview.best is not None:
         if not overview.several:
             console.print(tables.comparison(rows, overview.metric, title=f"The best trials of {name}"))

@@ -459,6 +459,8 @@ def _with_named_options(source: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """Return a file's content with `sampler: gp` as its defaults list has it: `- /sampler: gp`."""
     known = group_options()
     named = {key: value for key, value in body.items() if key in known and isinstance(value, str)}
+    if not named:
+        return dict(body)
     listed = _groups_named({"defaults": body.get("defaults", [])})
     for group, option in named.items():
         if option not in known[group]:
@@ -467,7 +469,7 @@ def _with_named_options(source: str, body: Mapping[str, Any]) -> dict[str, Any]:
             raise bad_value(f"{source}: {group}", option, "to be named once, and the defaults list names one")
     defaults = [{f"/{group}": option} for group, option in named.items()] + (body.get("defaults") or ["_self_"])
     kept = {key: value for key, value in body.items() if key not in named}
-    return {**kept, "defaults": defaults} if named else kept
+    return {**kept, "defaults": defaults}
 
 
 def _groups_named(body: Mapping[str, Any]) -> set[str]:

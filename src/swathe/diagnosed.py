@@ -34,7 +34,6 @@ from swathe.training.diagnose import (
     diagnose_sweep,
 )
 from swathe.training.recipe import recipe_from_config
-from swathe.training.symptoms import finite
 
 # Where a new end of a range would be refused, half of the way to it is tried, and half of that ...
 _TRIES = 4
@@ -184,22 +183,10 @@ def sweep_findings(home: Home, name: str) -> SweepFindings:
     past, spans = _study(home, name)
     records = Records(card.tracking_uri)
     runs = {run.number: run for run in records.trial_runs(card.experiment, name) if run.number in past}
-    summaries = _summaries(records, runs, thresholds)
-    trials = _trials(past, summaries)
+    trials = _trials(past, _summaries(records, runs, thresholds))
     maximize = card.direction == Direction.MAXIMIZE.value
     diagnosis = diagnose_sweep(trials, _as_allowed(spans, past, runs), maximize=maximize, thresholds=thresholds)
-    explained = replace(diagnosis, underfitting=_explained(diagnosis.underfitting, summaries))
-    return SweepFindings(name, len(past), bool(options.get("enabled", True)), _said(runs), explained)
-
-
-def _explained(underfitting: Mapping[int, Finding], summaries: Mapping[int, Summary]) -> dict[int, Finding]:
-    """Return findings that say whose the sweep's validation loss is: no trial need have ended with it."""
-    losses = {number: loss for number, one in summaries.items() if (loss := finite(one.val_loss)) is not None}
-    if not losses:
-        return dict(underfitting)
-    best = min(losses, key=losses.__getitem__)
-    what = f"Each is a median of three reports, of validation the lowest at any: the sweep's is trial {best}'s."
-    return {number: replace(one, evidence=f"{one.evidence} {what}") for number, one in underfitting.items()}
+    return SweepFindings(name, len(past), bool(options.get("enabled", True)), _said(runs), diagnosis)
 
 
 def _study(home: Home, name: str) -> tuple[dict[int, PastTrial], dict[str, Range]]:

@@ -162,7 +162,10 @@ class SweepFolder:
     def refuse_while_driven(self) -> None:
         """Raise `BadInputError` where somebody drives the sweep now, whose files are not to be replaced."""
         if (driver := self.driver()) is not None:
-            raise BadInputError(f"Sweep {self.name!r} is being run {describe_driver(driver)}.")
+            raise self._is_run(driver)
+
+    def _is_run(self, driver: Mapping[str, Any] | None) -> BadInputError:
+        return BadInputError(f"Sweep {self.name!r} is being run {describe_driver(driver)}.")
 
     def ask_to_stop(self) -> str:
         """Ask the sweep's driver to stop; return what was done. Raises `BadInputError` where nobody drives it."""
@@ -196,10 +199,10 @@ class SweepFolder:
             except BlockingIOError:
                 driver = self.driver()
                 if driver:
-                    raise BadInputError(f"Sweep {self.name!r} is being run {describe_driver(driver)}.") from None
+                    raise self._is_run(driver) from None
                 # A reader that asks for the driver holds the lock for an instant.
                 time.sleep(0.05)
-        raise BadInputError(f"Sweep {self.name!r} is being run {describe_driver(None)}.")
+        raise self._is_run(None)
 
 
 def _is_card(values: object) -> bool:

@@ -56,9 +56,10 @@ def import_study(
     sweep: dict[str, Any] = {"metric": metric} if metric else {}
     sweep["direction"] = found.direction
     earlier = [_earlier(found.name, trial) for trial in found.trials]
-    begins = out is not None and any(one.state is State.COMPLETE for one in earlier)
-    if out is not None and begins:
-        sweep["warm_start"] = [str(out.with_suffix(".trials.json"))]
+    begins = any(one.state is State.COMPLETE for one in earlier)
+    path = out.with_suffix(".trials.json") if out is not None and begins else None
+    if path is not None:
+        sweep["warm_start"] = [str(path)]
     # Who names no study gets a name that begins so, from Optuna.
     named = "" if found.name.startswith("no-name-") else found.name
     said = f"From {found.name}, a study of Optuna's. The function reports {metric or 'val_loss'} with swathe.report."
@@ -69,11 +70,10 @@ def import_study(
         name=sweep_name(named, "study" if out is None else out.stem, "study"),
         said=said,
     )
-    if out is not None and begins:
-        path = out.with_suffix(".trials.json")
+    if path is not None:
         with writing("--out", path):
             warm_start.write(path, earlier, metric, found.direction)
-    return text, len(earlier) if begins else 0
+    return text, 0 if path is None else len(earlier)
 
 
 def _earlier(study: str, trial: FrozenTrial) -> warm_start.Earlier:

@@ -81,9 +81,7 @@ def _print_outcome(server: Server, name: str, result: Mapping[str, Any], shown: 
         print_json(result)
         return
     overview = Overview.from_dict(result)
-    console().print(f"Sweep {name}: {result['reason']}, after {result['seconds']:.1f} s.")
-    if overview.failures:
-        console().print(tables.failures(overview))
+    console().print(tables.ended(overview, result["reason"], result["seconds"]))
     if overview.best is not None:
         if not overview.several:
             metric, _, rows = compare(server, name, top=LEADERS, sort=None)

@@ -196,6 +196,11 @@ def overview(item: Overview) -> Group:
     return Group(*lines, failures(item))
 
 
+def ended(item: Overview, reason: str, seconds: float) -> Group:
+    """How a session of a sweep ended, and why trials failed."""
+    return Group(Text(f"Sweep {item.name}: {reason}, after {seconds:.1f} s."), failures(item))
+
+
 def failures(item: Overview) -> Group:
     """Why trials failed, the reason of most first; nothing where none did."""
     return Group(*(Text(f"{count} failed: {reason}", style="red") for reason, count in item.failures))

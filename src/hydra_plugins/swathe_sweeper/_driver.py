@@ -61,10 +61,8 @@ def drive(folder: Path) -> int:
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     with open_view(console, quiet=False, live=composed.cluster.kind != "inline") as view:
         outcome = runtime.run(plan, home, view)
-    console.print(f"Sweep {plan.card.name}: {outcome.reason}, after {outcome.seconds:.1f} s.")
     overview, _ = analysis.leaders(home, plan.card.name, top=0)
-    if overview.failures:
-        console.print(tables.failures(overview))
+    console.print(tables.ended(overview, outcome.reason, outcome.seconds))
     if overview.several and overview.best is not None:
         console.print(tables.front(overview))
     again = plan.card.command if outcome.interrupted else None

@@ -142,10 +142,10 @@ def diagnose_sweep(
 def _underfitting(trials: Sequence[SweepTrial], thresholds: Thresholds) -> dict[int, Finding]:
     runs = {one.trial: one.summary for one in trials if one.summary is not None}
     train = [value for run in runs.values() if (value := finite(run.train_loss)) is not None]
-    val = [value for run in runs.values() if (value := finite(run.val_loss)) is not None]
+    val = {trial: value for trial, run in runs.items() if (value := finite(run.val_loss)) is not None}
     if not train:
         return {}
-    best_train, best_val = min(train), min(val, default=None)
+    best_train, best_val = min(train), min(val.values(), default=None)
     found = {}
     for trial, run in runs.items():
         if run.findings or not run.plateaued or run.train_loss is None:
@@ -160,7 +160,12 @@ def _underfitting(trials: Sequence[SweepTrial], thresholds: Thresholds) -> dict[
             f"The training loss stays at {number(run.train_loss)}, where the sweep's best is {number(best_train)}"
         )
         if best_val is not None and run.val_loss is not None:
-            evidence += f"; the validation loss has come to {number(run.val_loss)}, the sweep's to {number(best_val)}"
+            # No trial need have ended with it, so that the reader is told whose it is.
+            whose = min(val, key=val.__getitem__)
+            evidence += (
+                f"; the validation loss has come to {number(run.val_loss)}, the sweep's to {number(best_val)}. "
+                f"Each is a median of three reports, of validation the lowest at any: the sweep's is trial {whose}'s"
+            )
         advice = "Use a larger network, train longer, or raise the learning rate."
         found[trial] = Finding(Symptom.UNDERFITTING, f"{evidence}.", advice, Action.TAG)
     return found
